@@ -1,0 +1,3 @@
+//! The `keyward` program: see the library's documentation.
+
+fn main() {}
