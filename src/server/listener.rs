@@ -1,0 +1,142 @@
+//! One listener as its connections see it: names and counters for life, settings until the next reload.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::IpAddr;
+
+use arc_swap::ArcSwap;
+
+use crate::acl::DenyReason;
+use crate::audit::Audit;
+use crate::auth::{Identity, Users};
+use crate::config::{self, LoginMode};
+use crate::limits::{Limits, Reject, Source, Throttle};
+use crate::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
+use crate::net::Peer;
+use crate::tls::{FailureKind, HandshakeFailure, Rejected};
+use crate::upstream::Upstream;
+
+/// What all listeners share.
+pub(super) struct Shared {
+    pub(super) limits: Arc<Limits>,
+    pub(super) throttle: Arc<Throttle>,
+    pub(super) audit: Arc<Audit>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// One listener.
+pub(super) struct Listener {
+    /// Its number in [`Limits`] and [`Metrics`].
+    pub(super) index: usize,
+    pub(super) name: Arc<str>,
+    pub(super) metrics: Arc<ListenerMetrics>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) settings: ArcSwap<Settings>,
+    /// Refused clients that are being told so at present.
+    courtesies: Arc<AtomicUsize>,
+}
+
+/// What a reload may change.
+pub(super) struct Settings {
+    pub(super) config: config::Listener,
+    pub(super) login: config::Login,
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) users: Arc<Users>,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) upstream_metrics: Arc<UpstreamMetrics>,
+}
+
+/// The right to tell one refused client why; see [`Listener::courtesy`].
+pub(super) struct Courtesy(Arc<AtomicUsize>);
+
+impl Listener {
+    pub(super) fn new(index: usize, name: &str, shared: Arc<Shared>, settings: Settings) -> Self {
+        let metrics = shared.metrics.listener(index);
+        Self {
+            index,
+            name: name.into(),
+            metrics,
+            shared,
+            settings: ArcSwap::from_pointee(settings),
+            courtesies: Arc::default(),
+        }
+    }
+
+    /// A refused client costs a handshake to be told: so many at once, the rest is closed at once.
+    pub(super) fn courtesy(&self) -> Option<Courtesy> {
+        let courtesy = Courtesy(Arc::clone(&self.courtesies));
+        (self.courtesies.fetch_add(1, Ordering::Relaxed) < MAX_COURTESIES).then_some(courtesy)
+    }
+
+    /// Counts and audits a failed handshake: a bad client certificate is a failed login, anything else is TLS's.
+    pub(super) fn handshake_failed(&self, rejected: &Rejected, source: Source, peer: &Peer) {
+        let failure = rejected.failure;
+        match failure.kind() {
+            FailureKind::Auth => self.auth_failed(None, failure.label(), source, peer),
+            FailureKind::Tls => {
+                self.metrics.handshake_failed(failure.label());
+                if failure == HandshakeFailure::Plaintext {
+                    self.shared.audit.plaintext_refused(&self.name, source, peer);
+                }
+            }
+        }
+        tracing::debug!(
+            event = "tls_handshake_failed", listener = &*self.name, peer = %peer, reason = failure.label(),
+            detail = %rejected.detail
+        );
+    }
+
+    pub(super) fn proxy_header_failed(&self, reason: &'static str, peer: &Peer) {
+        self.metrics.protocol_error_client();
+        tracing::warn!(event = "proxy_header_refused", listener = &*self.name, peer = %peer, reason);
+    }
+
+    pub(super) fn auth_failed(&self, user: Option<&str>, reason: &'static str, source: Source, peer: &Peer) {
+        self.metrics.auth_failed(user, reason);
+        self.shared.audit.auth_failed(&self.name, source, peer, user, reason);
+    }
+
+    pub(super) fn locked_out(&self, source: Source, peer: &Peer) {
+        self.metrics.locked_out();
+        self.shared.audit.source_locked_out(&self.name, source, peer);
+    }
+
+    pub(super) fn denied(
+        &self,
+        user: Option<&str>,
+        command: &'static str,
+        reason: DenyReason,
+        source: Source,
+        peer: &Peer,
+    ) {
+        self.metrics.denied(user, command, reason.label());
+        self.shared.audit.command_denied(&self.name, source, peer, user, command, reason.label());
+    }
+}
+
+impl Settings {
+    /// Whether a connection from there begins with a PROXY header.
+    pub(super) fn expects_proxy_header(&self, address: IpAddr) -> bool {
+        self.config.proxy_protocol_from.iter().any(|network| network.contains(&address))
+    }
+
+    /// Who a client is that has said nothing: nobody, unless the listener asks for no login.
+    pub(super) fn open_identity(&self) -> Option<Identity> {
+        match self.config.login {
+            LoginMode::Password => None,
+            LoginMode::None => self.users.open(),
+        }
+    }
+}
+
+impl Drop for Courtesy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Refused clients that are told why at the same time.
+const MAX_COURTESIES: usize = 64;
+
+#[allow(unused_imports, reason = "documentation links")]
+use Reject as _;
