@@ -1,0 +1,440 @@
+//! Ready handles: counters whose labels have been looked up once.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
+
+use super::Families;
+use super::labels::{COMMAND, ERROR_CODES, OTHER, PROXY_HEADER};
+use super::{AcceptErrorKind, CloseReason, Labels, Side, TlsVersion, UpstreamClosed};
+use crate::limits::Reject;
+
+/// What one listener counts. The public counters are for code that has the number at hand; everything with a rule
+/// to it is a method.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    name: String,
+    families: Families,
+    users: Arc<ArcSwap<BTreeSet<String>>>,
+    labels: Labels,
+    command_names: Arc<[&'static str]>,
+    /// By command number; made when first counted.
+    commands: Box<[OnceLock<IntCounter>]>,
+    other_command: IntCounter,
+    connections: IntCounter,
+    open: IntGauge,
+    unauthenticated: IntGauge,
+    closed: Words,
+    evicted: IntCounter,
+    rejected: Words,
+    attempts: Words,
+    lockouts: IntCounter,
+    accept_errors: Words,
+    command_duration: Histogram,
+    tls_handshakes: Words,
+    tls_failures: Words,
+    tls_duration: Histogram,
+    protocol_errors: Words,
+    write_stalls: IntCounter,
+    /// Connections allowed at once.
+    pub connections_max: IntGauge,
+    /// Sources locked out at present.
+    pub locked_sources: IntGauge,
+    /// Bytes read from clients.
+    pub client_received: IntCounter,
+    /// Bytes written to clients.
+    pub client_sent: IntCounter,
+    /// Bytes read from the upstream for this listener's clients.
+    pub upstream_received: IntCounter,
+    /// Bytes written to the upstream for this listener's clients.
+    pub upstream_sent: IntCounter,
+}
+
+/// One accepted client connection: counted as open until dropped, and as closed exactly once, with a reason.
+#[derive(Debug)]
+pub struct ConnectionGuard {
+    listener: Arc<ListenerMetrics>,
+    authenticated: bool,
+    reason: Option<CloseReason>,
+}
+
+/// What one upstream counts.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    open: IntGauge,
+    connects: IntCounter,
+    connect_failures: Words,
+    connect_duration: Histogram,
+    auth_failures: Words,
+    closed: Words,
+    error_replies: Words,
+    credential_changed: (String, prometheus::GaugeVec),
+    /// 1 if the last check succeeded.
+    pub up: IntGauge,
+    /// Connections closed because a reply came that nothing had asked for.
+    pub desync: IntCounter,
+}
+
+/// One connection to an upstream: counted as open until dropped.
+#[derive(Debug)]
+pub struct UpstreamConnectionGuard(IntGauge);
+
+/// The series of one family that differ in one closed label, the last.
+#[derive(Debug)]
+struct Words {
+    family: IntCounterVec,
+    first: String,
+    ready: Vec<(&'static str, IntCounter)>,
+}
+
+impl ListenerMetrics {
+    pub(super) fn new(
+        name: &str,
+        families: &Families,
+        labels: &Labels,
+        commands: &Arc<[&'static str]>,
+        users: &Arc<ArcSwap<BTreeSet<String>>>,
+    ) -> Self {
+        let words = |family: &IntCounterVec, words: &mut dyn Iterator<Item = &'static str>| {
+            Words::new(family, name, words)
+        };
+        let bytes = |family: &IntCounterVec, side: Side| family.with_label_values(&[name, side.label()]);
+        let listener = Self {
+            name: name.to_owned(),
+            families: families.clone(),
+            users: Arc::clone(users),
+            labels: *labels,
+            command_names: Arc::clone(commands),
+            commands: commands.iter().map(|_| OnceLock::new()).collect(),
+            other_command: families.commands.with_label_values(&[name, OTHER]),
+            connections: families.connections.with_label_values(&[name]),
+            open: families.connections_open.with_label_values(&[name]),
+            unauthenticated: families.connections_unauthenticated.with_label_values(&[name]),
+            closed: words(
+                &families.connections_closed,
+                &mut CloseReason::ALL.iter().map(|reason| reason.label()),
+            ),
+            evicted: families.connections_evicted.with_label_values(&[name]),
+            rejected: words(
+                &families.connections_rejected,
+                &mut Reject::ALL
+                    .iter()
+                    .map(|reject| reject.label())
+                    .chain([PROXY_HEADER]),
+            ),
+            attempts: words(&families.auth_attempts, &mut labels.auth_methods.iter().copied()),
+            lockouts: families.auth_lockouts.with_label_values(&[name]),
+            accept_errors: words(
+                &families.accept_errors,
+                &mut AcceptErrorKind::ALL.iter().map(|kind| kind.label()),
+            ),
+            command_duration: families.command_duration.with_label_values(&[name]),
+            tls_handshakes: words(
+                &families.tls_handshakes,
+                &mut TlsVersion::ALL.iter().map(|version| version.label()),
+            ),
+            tls_failures: words(
+                &families.tls_handshake_failures,
+                &mut labels.tls_handshake_failures.iter().copied(),
+            ),
+            tls_duration: families.tls_handshake_duration.with_label_values(&[name]),
+            protocol_errors: words(
+                &families.protocol_errors,
+                &mut Side::ALL.iter().map(|side| side.label()),
+            ),
+            write_stalls: families.write_stalls.with_label_values(&[name]),
+            connections_max: families.connections_max.with_label_values(&[name]),
+            locked_sources: families.auth_locked_sources.with_label_values(&[name]),
+            client_received: bytes(&families.received_bytes, Side::Client),
+            client_sent: bytes(&families.sent_bytes, Side::Client),
+            upstream_received: bytes(&families.received_bytes, Side::Upstream),
+            upstream_sent: bytes(&families.sent_bytes, Side::Upstream),
+        };
+        for reason in labels.auth_failures {
+            families.auth_failures.with_label_values(&[name, "", reason]);
+        }
+        families
+            .commands_denied
+            .with_label_values(&[name, "", OTHER, COMMAND]);
+        for user in users.load().iter() {
+            listener.prepare_user(user);
+        }
+        listener
+    }
+
+    /// Makes the series of a configured user.
+    pub(super) fn prepare_user(&self, user: &str) {
+        for reason in self.labels.user_auth_failures {
+            self.families
+                .auth_failures
+                .with_label_values(&[self.name.as_str(), user, reason]);
+        }
+        self.families
+            .commands_denied
+            .with_label_values(&[self.name.as_str(), user, OTHER, COMMAND]);
+    }
+
+    /// Counts a connection that was accepted and admitted.
+    pub fn connection_open(self: &Arc<Self>) -> ConnectionGuard {
+        self.connections.inc();
+        self.open.inc();
+        self.unauthenticated.inc();
+        ConnectionGuard {
+            listener: Arc::clone(self),
+            authenticated: false,
+            reason: None,
+        }
+    }
+
+    /// Counts a connection that a limit refused.
+    pub fn rejected(&self, reject: Reject) {
+        self.rejected.inc(reject.label());
+    }
+
+    /// Counts a connection refused because of its PROXY header, or for want of one.
+    pub fn rejected_proxy_header(&self) {
+        self.rejected.inc(PROXY_HEADER);
+    }
+
+    /// Counts an error of `accept`.
+    pub fn accept_error(&self, kind: AcceptErrorKind) {
+        self.accept_errors.inc(kind.label());
+    }
+
+    /// Counts a forwarded command by its number in the command table; `_other` if it has none.
+    pub fn command(&self, index: usize) {
+        self.command_counter(index).inc();
+    }
+
+    /// Counts `n` forwarded commands of one kind.
+    pub fn commands(&self, index: usize, n: u64) {
+        self.command_counter(index).inc_by(n);
+    }
+
+    fn command_counter(&self, index: usize) -> &IntCounter {
+        match (self.commands.get(index), self.command_names.get(index)) {
+            (Some(counter), Some(command)) => counter.get_or_init(|| {
+                self.families
+                    .commands
+                    .with_label_values(&[self.name.as_str(), command])
+            }),
+            _ => &self.other_command,
+        }
+    }
+
+    /// Counts a refused command. `cmd` is a name of the command table, or `None` for one that is not in it.
+    pub fn denied(&self, user: &str, cmd: Option<&'static str>, reason: &'static str) {
+        let users = self.users.load();
+        let user = if users.contains(user) { user } else { "" };
+        self.families
+            .commands_denied
+            .with_label_values(&[&self.name, user, cmd.unwrap_or(OTHER), reason])
+            .inc();
+    }
+
+    /// Counts a decided login, granted or refused; `method` is a word of the authentication methods.
+    pub fn auth_attempt(&self, method: &'static str) {
+        self.attempts.inc(method);
+    }
+
+    /// Counts a refused login. A name that is not configured is counted without it.
+    pub fn auth_failed(&self, user: Option<&str>, reason: &'static str) {
+        let users = self.users.load();
+        let user = user.filter(|user| users.contains(*user)).unwrap_or("");
+        self.families
+            .auth_failures
+            .with_label_values(&[&self.name, user, reason])
+            .inc();
+    }
+
+    /// Counts a lockout that began at this listener.
+    pub fn lockout_began(&self) {
+        self.lockouts.inc();
+    }
+
+    /// Records the time from one whole command to its whole reply.
+    pub fn observe_command(&self, duration: Duration) {
+        self.command_duration.observe(duration.as_secs_f64());
+    }
+
+    /// Records `n` commands that were read together and answered together: one clock reading for all of them.
+    pub fn observe_commands(&self, duration: Duration, n: usize) {
+        if n == 1 {
+            return self.observe_command(duration);
+        }
+        // A local histogram costs two additions per command, and one atomic addition per bucket at the flush.
+        let local = self.command_duration.local();
+        for _ in 0..n {
+            local.observe(duration.as_secs_f64());
+        }
+        local.flush();
+    }
+
+    /// Counts a byte stream that was not valid RESP.
+    pub fn protocol_error(&self, side: Side) {
+        self.protocol_errors.inc(side.label());
+    }
+
+    /// Counts a TLS handshake that succeeded, and its time.
+    pub fn tls_handshake(&self, version: TlsVersion, duration: Duration) {
+        self.tls_handshakes.inc(version.label());
+        self.tls_duration.observe(duration.as_secs_f64());
+    }
+
+    /// Counts a TLS handshake that failed; `reason` is a word of the handshake failures.
+    pub fn tls_handshake_failed(&self, reason: &'static str) {
+        self.tls_failures.inc(reason);
+    }
+
+    /// The configured name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl ConnectionGuard {
+    /// The connection has logged in. To be said once or often.
+    pub fn authenticated(&mut self) {
+        if !self.authenticated {
+            self.authenticated = true;
+            self.listener.unauthenticated.dec();
+        }
+    }
+
+    /// Says why the connection ends. The first reason stays: later ones are consequences.
+    pub fn close(&mut self, reason: CloseReason) {
+        self.reason.get_or_insert(reason);
+    }
+
+    /// The reason said so far.
+    pub fn reason(&self) -> Option<CloseReason> {
+        self.reason
+    }
+
+    /// The listener's handles.
+    pub fn listener(&self) -> &Arc<ListenerMetrics> {
+        &self.listener
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        let reason = self.reason.unwrap_or(CloseReason::Internal);
+        if !self.authenticated {
+            self.listener.unauthenticated.dec();
+        }
+        match reason {
+            CloseReason::Evicted => self.listener.evicted.inc(),
+            CloseReason::WriteStall => self.listener.write_stalls.inc(),
+            _ => {}
+        }
+        self.listener.open.dec();
+        self.listener.closed.inc(reason.label());
+    }
+}
+
+impl UpstreamMetrics {
+    pub(super) fn new(name: &str, families: &Families, labels: &Labels) -> Self {
+        let words = |family: &IntCounterVec, words: &mut dyn Iterator<Item = &'static str>| {
+            Words::new(family, name, words)
+        };
+        Self {
+            open: families.upstream_connections_open.with_label_values(&[name]),
+            connects: families.upstream_connects.with_label_values(&[name]),
+            connect_failures: words(
+                &families.upstream_connect_failures,
+                &mut labels.connect_failures.iter().copied(),
+            ),
+            connect_duration: families.upstream_connect_duration.with_label_values(&[name]),
+            auth_failures: words(
+                &families.upstream_auth_failures,
+                &mut labels.upstream_auth_failures.iter().copied(),
+            ),
+            closed: words(
+                &families.upstream_closed,
+                &mut UpstreamClosed::ALL.iter().map(|when| when.label()),
+            ),
+            error_replies: words(
+                &families.error_replies,
+                &mut ERROR_CODES.into_iter().chain([OTHER]),
+            ),
+            credential_changed: (name.to_owned(), families.upstream_credential_changed.clone()),
+            up: families.upstream_up.with_label_values(&[name]),
+            desync: families.desync.with_label_values(&[name]),
+        }
+    }
+
+    /// Counts an attempt to connect; the failures are a part of these.
+    pub fn connect_attempt(&self) {
+        self.connects.inc();
+    }
+
+    /// Counts a connection that was made, and its time (TCP, TLS and AUTH); it is open until the guard is dropped.
+    pub fn connected(&self, duration: Duration) -> UpstreamConnectionGuard {
+        self.connect_duration.observe(duration.as_secs_f64());
+        self.open.inc();
+        UpstreamConnectionGuard(self.open.clone())
+    }
+
+    /// Counts an attempt that failed; `reason` is a word of the connect failures.
+    pub fn connect_failed(&self, reason: &'static str) {
+        self.connect_failures.inc(reason);
+    }
+
+    /// Counts a credential that Redis refused; `reason` is a word of the upstream's login failures.
+    pub fn auth_failed(&self, reason: &'static str) {
+        self.auth_failures.inc(reason);
+    }
+
+    /// Counts a connection that the upstream closed.
+    pub fn closed(&self, when: UpstreamClosed) {
+        self.closed.inc(when.label());
+    }
+
+    /// Counts an error reply by its first word, as it came from Redis; unknown words are `_other`.
+    pub fn error_reply(&self, word: &[u8]) {
+        let code = ERROR_CODES
+            .iter()
+            .find(|code| code.as_bytes() == word)
+            .copied()
+            .unwrap_or(OTHER);
+        self.error_replies.inc(code);
+    }
+
+    /// Records when the credential in use was last changed, in Unix seconds.
+    pub fn credential_changed(&self, unix_seconds: f64) {
+        let (name, family) = &self.credential_changed;
+        let gauge: Gauge = family.with_label_values(&[name]);
+        gauge.set(unix_seconds);
+    }
+}
+
+impl Drop for UpstreamConnectionGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Words {
+    fn new(family: &IntCounterVec, first: &str, words: &mut dyn Iterator<Item = &'static str>) -> Self {
+        let ready = words
+            .map(|word| (word, family.with_label_values(&[first, word])))
+            .collect();
+        Self {
+            family: family.clone(),
+            first: first.to_owned(),
+            ready,
+        }
+    }
+
+    /// A word that is not in the list is counted all the same, under its own name: it can only be a literal.
+    fn inc(&self, word: &'static str) {
+        match self.ready.iter().find(|(ready, _)| *ready == word) {
+            Some((_, counter)) => counter.inc(),
+            None => self.family.with_label_values(&[self.first.as_str(), word]).inc(),
+        }
+    }
+}

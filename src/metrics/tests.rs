@@ -1,0 +1,1 @@
+//! Tests of the families as a whole.
