@@ -139,6 +139,24 @@ impl Users {
         })
     }
 
+    /// The same client under the users of a reload: `None` when its user is gone or off, or the password that it
+    /// logged in with is.
+    pub fn refresh(&self, identity: &Identity) -> Option<Identity> {
+        let user = self
+            .by_name
+            .get(&identity.user.name)
+            .filter(|user| user.enabled)?;
+        let credential = match identity.user.passwords.get(identity.credential) {
+            Some(digest) if !identity.user.nopass => user.passwords.iter().position(|known| known == digest),
+            _ => None,
+        };
+        let credential = if user.nopass { Some(0) } else { credential };
+        credential.map(|credential| Identity {
+            user: Arc::clone(user),
+            credential,
+        })
+    }
+
     /// The user of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<User>> {
         self.by_name.get(name)

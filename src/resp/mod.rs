@@ -37,9 +37,11 @@ pub mod encode;
 #[doc(hidden)]
 pub mod fuzz;
 mod inline;
+mod integer;
 mod reply;
 mod request;
 
+pub use integer::parse_integer;
 pub use reply::{FrameKind, ReplyError, ReplyScan, ReplyScanner};
 pub use request::{Args, ArgsIter, ProtocolError, RequestScanner, Scan};
 

@@ -2,12 +2,12 @@
 //!
 //! It awaits nothing but `accept` and the order to stop: whatever a client can delay happens on a worker.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::drain::{DrainWatch, Level};
 use crate::limits::Source;
+use crate::metrics::AcceptErrorKind;
 use crate::net;
 
 use super::connection::{Admission, Job};
@@ -25,7 +25,7 @@ pub(super) async fn accept(
     while drain.level() == Level::Running {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            _ = drain.changed() => continue,
+            () = drain.draining() => continue,
         };
         match accepted {
             Ok(accepted) => {
@@ -33,9 +33,9 @@ pub(super) async fn accept(
                 hand_over(accepted, &listener, &workers, &drain);
             }
             Err(error) => {
-                let kind = kind(&error);
+                let kind = AcceptErrorKind::from(&error);
                 listener.metrics.accept_error(kind);
-                if kind == "aborted" {
+                if kind.is_transient() {
                     // The client's doing, and over (CVE-2025-48367: one such error must not starve the others).
                     tracing::debug!(event = "accept_failed", listener = &*listener.name, error = %error);
                     continue;
@@ -46,7 +46,7 @@ pub(super) async fn accept(
                 );
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
-                    _ = drain.changed() => {}
+                    () = drain.draining() => {}
                 }
                 pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
             }
@@ -82,23 +82,6 @@ fn hand_over(accepted: net::Accepted, listener: &Arc<Listener>, workers: &[worke
         guard: drain.session(),
     });
 }
-
-/// The metric's word for an error of `accept`.
-fn kind(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => "aborted",
-        _ => match error.raw_os_error() {
-            Some(EMFILE | ENFILE) => "emfile",
-            Some(EPROTO) => "aborted",
-            _ => "other",
-        },
-    }
-}
-
-/// Linux's numbers, which `std::io::ErrorKind` has no stable names for.
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
-const EPROTO: i32 = 71;
 
 /// The pause after an error that will not go away by itself, doubled each time (rule F-25).
 const FIRST_PAUSE: Duration = Duration::from_millis(5);

@@ -10,7 +10,7 @@ use crate::acl::DenyReason;
 use crate::audit::Audit;
 use crate::auth::{Identity, Users};
 use crate::config::{self, LoginMode};
-use crate::limits::{Limits, Reject, Source, Throttle};
+use crate::limits::{Limits, Source, Throttle};
 use crate::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
 use crate::net::Peer;
 use crate::tls::{FailureKind, HandshakeFailure, Rejected};
@@ -51,7 +51,7 @@ pub(super) struct Courtesy(Arc<AtomicUsize>);
 
 impl Listener {
     pub(super) fn new(index: usize, name: &str, shared: Arc<Shared>, settings: Settings) -> Self {
-        let metrics = shared.metrics.listener(index);
+        let metrics = shared.metrics.listener(name);
         Self {
             index,
             name: name.into(),
@@ -74,7 +74,7 @@ impl Listener {
         match failure.kind() {
             FailureKind::Auth => self.auth_failed(None, failure.label(), source, peer),
             FailureKind::Tls => {
-                self.metrics.handshake_failed(failure.label());
+                self.metrics.tls_handshake_failed(failure.label());
                 if failure == HandshakeFailure::Plaintext {
                     self.shared.audit.plaintext_refused(&self.name, source, peer);
                 }
@@ -87,7 +87,7 @@ impl Listener {
     }
 
     pub(super) fn proxy_header_failed(&self, reason: &'static str, peer: &Peer) {
-        self.metrics.protocol_error_client();
+        self.metrics.rejected_proxy_header();
         tracing::warn!(event = "proxy_header_refused", listener = &*self.name, peer = %peer, reason);
     }
 
@@ -97,19 +97,19 @@ impl Listener {
     }
 
     pub(super) fn locked_out(&self, source: Source, peer: &Peer) {
-        self.metrics.locked_out();
+        self.metrics.lockout_began();
         self.shared.audit.source_locked_out(&self.name, source, peer);
     }
 
     pub(super) fn denied(
         &self,
         user: Option<&str>,
-        command: &'static str,
+        command: Option<&'static str>,
         reason: DenyReason,
         source: Source,
         peer: &Peer,
     ) {
-        self.metrics.denied(user, command, reason.label());
+        self.metrics.denied(user.unwrap_or_default(), command, reason.label());
         self.shared.audit.command_denied(&self.name, source, peer, user, command, reason.label());
     }
 }
@@ -137,6 +137,3 @@ impl Drop for Courtesy {
 
 /// Refused clients that are told why at the same time.
 const MAX_COURTESIES: usize = 64;
-
-#[allow(unused_imports, reason = "documentation links")]
-use Reject as _;

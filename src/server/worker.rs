@@ -126,12 +126,21 @@ async fn work(mut queue: mpsc::UnboundedReceiver<Job>, mut drain: DrainWatch, mu
                 }
                 None => break,
             },
-            risen = drain.changed() => {
-                level = risen;
+            () = next_level(&mut drain, level) => {
+                level = drain.level();
                 worker.tell(|control| control.rise(level));
             }
             Ok(()) = reloads.changed() => worker.tell(|control| control.reload.set(true)),
         }
+    }
+}
+
+/// Waits for a level above this one.
+async fn next_level(drain: &mut DrainWatch, level: Level) {
+    match level {
+        Level::Running => drain.draining().await,
+        Level::Draining => drain.aborting().await,
+        Level::Aborting => std::future::pending().await,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::acl::DenyReason;
 use crate::auth::{AuthFailure, Users};
 use crate::config;
 use crate::limits::{ConnectionPermit, Reject, Source, Throttle};
-use crate::metrics::{ListenerMetrics, UpstreamMetrics};
+use crate::metrics::{CloseReason, ConnectionGuard, ListenerMetrics, Side, UpstreamClosed, UpstreamMetrics};
 use crate::net::Peer;
 use crate::resp::RequestLimits;
 use crate::session::{Rules, Session};
@@ -27,6 +27,7 @@ pub(super) struct Client {
     listener: Arc<Listener>,
     settings: Arc<Settings>,
     peer: Peer,
+    open: ConnectionGuard,
     evicted: Pin<Box<dyn Future<Output = ()>>>,
 }
 
@@ -38,6 +39,7 @@ impl Client {
         settings: Arc<Settings>,
         permit: ConnectionPermit,
         peer: Peer,
+        open: ConnectionGuard,
     ) -> Self {
         let eviction = permit.eviction();
         Self {
@@ -47,6 +49,7 @@ impl Client {
             listener,
             settings,
             peer,
+            open,
             evicted: Box::pin(async move { eviction.evicted().await }),
         }
     }
@@ -57,6 +60,7 @@ impl Client {
         if let Some(identity) = &open {
             // There is no limit for the nameless user; this only leaves the strangers' budget.
             let _ = self.permit.authenticated(&identity.user.name);
+            self.open.authenticated();
         }
         Session::new(self.rules(), open)
     }
@@ -132,33 +136,44 @@ impl Client {
     }
 
     /// Counts and audits a command that was refused; `command` is the table's name.
-    pub(super) fn denied(&self, user: Option<&str>, command: &'static str, reason: DenyReason) {
+    pub(super) fn denied(&self, user: Option<&str>, command: Option<&'static str>, reason: DenyReason) {
         self.listener.denied(user, command, reason, self.permit.source(), &self.peer);
     }
 
     /// Counts a client that does not speak RESP.
     pub(super) fn protocol_error(&self, label: &'static str) {
-        self.listener.metrics.protocol_error_client();
+        self.listener.metrics.protocol_error(Side::Client);
         tracing::debug!(event = "protocol_error", listener = &*self.listener.name, side = "client", reason = label);
     }
 
     /// Counts and logs a reply that nobody could attribute.
     pub(super) fn desync(&self, label: &'static str) {
-        self.settings.upstream_metrics.desync();
+        self.settings.upstream_metrics.desync.inc();
+        self.listener.metrics.protocol_error(Side::Upstream);
         tracing::error!(
             event = "desync", listener = &*self.listener.name, upstream = self.settings.upstream.name(), reason = label,
             help = "the upstream sent what no request asked for; both connections were closed"
         );
     }
 
-    /// Counts a lane that Redis closed: while `idle`, with a `request` in flight, or in the middle of a `reply`.
-    pub(super) fn lane_closed(&self, when: &'static str) {
+    /// Counts and logs a lane that Redis closed.
+    pub(super) fn lane_closed(&self, when: UpstreamClosed) {
         self.settings.upstream_metrics.closed(when);
         let upstream = self.settings.upstream.name();
-        if when == "idle" {
-            tracing::debug!(event = "upstream_closed", upstream, when);
+        if when == UpstreamClosed::Idle {
+            tracing::debug!(event = "upstream_closed", upstream, when = when.label());
         } else {
-            tracing::warn!(event = "upstream_closed", upstream, when);
+            tracing::warn!(event = "upstream_closed", upstream, when = when.label());
         }
+    }
+
+    /// The login was right: the connection leaves the strangers' budget.
+    pub(super) fn authenticated(&mut self) {
+        self.open.authenticated();
+    }
+
+    /// Says why the connection ends.
+    pub(super) fn close(&mut self, reason: CloseReason) {
+        self.open.close(reason);
     }
 }

@@ -25,7 +25,7 @@ pub(super) enum Verdict {
 
 /// Judges credentials, counts and audits the outcome.
 pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Verdict {
-    client.metrics().auth_attempt(AuthMethod::Password);
+    client.metrics().auth_attempt(AuthMethod::Password.label());
     let source = client.permit.source();
     // Before any work on the password: a locked-out source learns nothing, not even whether it is right now.
     if let limits::Verdict::LockedOut { .. } = client.throttle().check(source, now) {
@@ -36,6 +36,7 @@ pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Ver
         Ok(identity) => match client.permit.authenticated(&identity.user.name) {
             Ok(()) => {
                 client.throttle().succeeded(source, now);
+                client.authenticated();
                 Verdict::Granted(identity)
             }
             Err(reject) => {
@@ -45,11 +46,13 @@ pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Ver
         },
         Err(failure) => {
             client.auth_failed(&failure);
-            let delay = match client.throttle().failed(source, now) {
+            let delay = match client.throttle().failed(source, client.listener_index(), now) {
                 limits::Verdict::Allow => Duration::ZERO,
                 limits::Verdict::Delay(delay) => delay,
-                limits::Verdict::LockedOut { .. } => {
-                    client.locked_out(source);
+                limits::Verdict::LockedOut { begins, .. } => {
+                    if begins {
+                        client.locked_out(source);
+                    }
                     LOCKED_OUT_DELAY
                 }
             };

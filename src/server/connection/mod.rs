@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::drain::SessionGuard;
 use crate::limits::{ConnectionPermit, Reject, Source};
-use crate::metrics::CloseReason;
+use crate::metrics::{CloseReason, TlsVersion};
 use crate::net::{self, Accepted, Peer, ProxyInfo, Socket, Stream};
 use crate::tls;
 
@@ -52,18 +52,16 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
             drop(courtesy);
         }
         Admission::Admitted(permit) => {
-            let open = listener.metrics.connection_opened();
+            let mut open = listener.metrics.connection_open();
             let mut opening = Opening { listener: &listener, settings: &settings, permit, peer };
-            let reason = match opening.stream(socket, deadline).await {
+            match opening.stream(socket, deadline).await {
                 Ok(stream) => {
                     let Opening { permit, peer, .. } = opening;
-                    let client = Client::new(worker, &registration, Arc::clone(&listener), settings, permit, peer);
-                    Relay::new(client, stream, deadline).run().await
+                    let client = Client::new(worker, &registration, Arc::clone(&listener), settings, permit, peer, open);
+                    Relay::new(client, stream, deadline).run().await;
                 }
-                Err(reason) => reason,
-            };
-            listener.metrics.connection_closed(reason);
-            drop(open);
+                Err(reason) => open.close(reason),
+            }
         }
     }
     // Named so that they live as long as the connection.
@@ -97,7 +95,11 @@ impl Opening<'_> {
         };
         match result {
             Ok(stream) => {
-                self.listener.metrics.handshake(stream.tls_version().unwrap_or_default(), begun.elapsed());
+                let version = match stream.tls_version() {
+                    Some("1.2") => TlsVersion::Tls12,
+                    _ => TlsVersion::Tls13,
+                };
+                self.listener.metrics.tls_handshake(version, begun.elapsed());
                 Ok(stream)
             }
             Err(rejected) => {

@@ -22,10 +22,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::acl::DenyReason;
 use crate::auth::AuthFailure;
-use crate::metrics::CloseReason;
+use crate::metrics::{CloseReason, UpstreamClosed};
 use crate::net::{Peer, Stream};
 use crate::resp::{Args, ProtocolError, ReplyScan, ReplyScanner, RequestLimits, RequestScanner, Scan, encode};
-use crate::session::{Action, Closing, Fate, Note, Request, Session, Surprise};
+use crate::session::{Action, Closing, Fate, Note, Request, Session, Stamp, Surprise};
 use crate::upstream::{DialError, Lane, LaneEnd};
 
 use super::alarm::Alarm;
@@ -138,13 +138,13 @@ impl Relay {
     }
 
     /// Runs the connection to its end, then closes it so that the client reads what was written last.
-    pub(super) async fn run(mut self) -> CloseReason {
+    pub(super) async fn run(mut self) {
         let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
+        self.client.close(reason);
         drop(self.lane.take());
         if !matches!(reason, CloseReason::ClientReset | CloseReason::WriteStall) {
             self.stream.close_gently(CLOSE_PATIENCE).await;
         }
-        reason
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
@@ -225,7 +225,7 @@ impl Relay {
             Poll::Ready(Ok(count)) => count,
             Poll::Ready(Err(end)) => return self.lane_ended(end).map(|()| true),
         };
-        self.client.metrics().received_upstream(count);
+        self.client.metrics().upstream_received.inc_by(count as u64);
         self.want_out();
         if self.reply_carry.is_empty() {
             let read = window.get(..count).unwrap_or_default();
@@ -301,7 +301,11 @@ impl Relay {
             LaneEnd::Closed | LaneEnd::Broken(_) => {
                 let between = self.replies.is_idle() && self.reply_carry.is_empty();
                 let idle = between && self.body.is_none() && self.session.survives_lane_loss();
-                self.client.lane_closed(if idle { "idle" } else if between { "request" } else { "reply" });
+                self.client.lane_closed(match (idle, between) {
+                    (true, _) => UpstreamClosed::Idle,
+                    (false, true) => UpstreamClosed::Waiting,
+                    (false, false) => UpstreamClosed::Reply,
+                });
                 if idle {
                     self.replies = ReplyScanner::new();
                     return Ok(());
@@ -339,7 +343,7 @@ impl Relay {
             }
         }
         if written > 0 {
-            self.client.metrics().sent_client(written);
+            self.client.metrics().client_sent.inc_by(written as u64);
             self.write_stall.clear();
         }
         if blocked {
@@ -392,7 +396,7 @@ impl Relay {
             self.half_closed = true;
             return Ok(true);
         }
-        self.client.metrics().received_client(count);
+        self.client.metrics().client_received.inc_by(count as u64);
         self.last_heard = now;
         self.want_out();
         if self.carry.is_empty() {
@@ -484,7 +488,7 @@ impl Relay {
             Action::Forward { command, expect } => {
                 self.open_lane().extend_from_slice(bytes);
                 self.session.forwarded(expect, self.client.worker.stamp(now));
-                self.client.metrics().command(command.id);
+                self.client.metrics().command(command.id.index());
                 return Ok(Handled::Consumed(Fate::Deliver));
             }
             Action::Substitute { request, expect } => {
@@ -523,7 +527,7 @@ impl Relay {
         match lane.poll_write(cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(count)) => {
-                self.client.metrics().sent_upstream(count);
+                self.client.metrics().upstream_sent.inc_by(count as u64);
                 Ok(count > 0)
             }
             Poll::Ready(Err(end)) => self.lane_ended(end).map(|()| true),
@@ -571,8 +575,8 @@ impl Relay {
     fn note(&self, note: &Note) {
         let user = self.session.identity().map(|identity| &*identity.user.name);
         match note {
-            Note::Denied(denied) => self.client.denied(user, denied.command, denied.reason),
-            Note::Unknown if user.is_some() => self.client.denied(user, OTHER_COMMAND, DenyReason::Command),
+            Note::Denied(denied) => self.client.denied(user, Some(denied.command), denied.reason),
+            Note::Unknown if user.is_some() => self.client.denied(user, None, DenyReason::Command),
             Note::Unknown => {}
             Note::NoCredentials => self.client.auth_failed(&AuthFailure::NoCredentials),
             Note::Malformed => self.client.auth_failed(&AuthFailure::Malformed),
@@ -603,7 +607,7 @@ impl Relay {
             self.stalled = true;
         }
         if self.write_stall.poll(cx) {
-            self.client.metrics().write_stalled();
+            
             return Err(Stop::silent(CloseReason::WriteStall));
         }
         if self.grace.poll(cx) {
@@ -688,11 +692,11 @@ impl Relay {
 #[derive(Default)]
 struct Settled {
     now: Option<Instant>,
-    last: Option<(crate::session::Stamp, u32)>,
+    last: Option<(Stamp, usize)>,
 }
 
 impl Settled {
-    fn count(&mut self, stamp: crate::session::Stamp, client: &Client) {
+    fn count(&mut self, stamp: Stamp, client: &Client) {
         match &mut self.last {
             Some((last, count)) if *last == stamp => *count = count.saturating_add(1),
             _ => {
@@ -706,7 +710,7 @@ impl Settled {
         if let Some((stamp, count)) = self.last.take() {
             let now = *self.now.get_or_insert_with(Instant::now);
             let taken = client.worker.since(stamp, now);
-            client.metrics().command_duration(taken, count);
+            client.metrics().observe_commands(taken, count);
         }
     }
 }
@@ -720,9 +724,6 @@ fn close_reason(closing: Closing) -> CloseReason {
         Closing::Malformed => CloseReason::ProtocolError,
     }
 }
-
-/// The label of commands that are not in the table.
-const OTHER_COMMAND: &str = "_other";
 
 /// How long a closing connection waits for the client to read its last bytes.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
