@@ -1,0 +1,1 @@
+//! Oracles for fuzzing and property tests.
