@@ -286,3 +286,150 @@ const DEFAULT: &str = "default";
 
 /// Compared when a user has fewer passwords than another, or does not exist; never counts as equal.
 const STAND_IN: [u8; 32] = [0; 32];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users(lines: &str) -> Users {
+        Users::new(
+            rule::parse_file(lines)
+                .unwrap()
+                .into_iter()
+                .map(|(_, user)| user)
+                .collect(),
+        )
+    }
+
+    const MANY: &str = "user default on nopass ~* &* +@all\n\
+                        user app on >one >two >three ~* &* +@all\n\
+                        user old off >one ~* &* +@all\n\
+                        user off-open off nopass ~* &* +@all\n\
+                        user bare on ~* &* +@all\n";
+
+    #[test]
+    fn every_password_of_a_user_is_right_and_says_which_it_was() {
+        let users = users(MANY);
+        for (position, password) in [b"one" as &[u8], b"two", b"three"].iter().enumerate() {
+            let identity = users.authenticate(b"app", password).unwrap();
+            assert_eq!(
+                (identity.user.name.as_str(), identity.credential),
+                ("app", position)
+            );
+        }
+    }
+
+    #[test]
+    fn failures_have_their_reason_and_one_text() {
+        let users = users(MANY);
+        let cases: &[(&[u8], &[u8], &str, Option<&str>)] = &[
+            (b"app", b"four", "bad_password", Some("app")),
+            (b"app", b"", "bad_password", Some("app")),
+            (b"app", b"one\0", "bad_password", Some("app")),
+            // The digest is no password (A-1).
+            (
+                b"app",
+                b"7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed",
+                "bad_password",
+                Some("app"),
+            ),
+            (b"bare", b"", "bad_password", Some("bare")),
+            (b"old", b"one", "user_disabled", Some("old")),
+            (b"old", b"two", "user_disabled", Some("old")),
+            (b"off-open", b"x", "user_disabled", Some("off-open")),
+            (b"nobody", b"one", "unknown_user", None),
+            (b"APP", b"one", "unknown_user", None),
+            (b"app\0", b"one", "unknown_user", None),
+            (b"", b"one", "unknown_user", None),
+            (b"\xff\xfe", b"one", "unknown_user", None),
+        ];
+        for (name, password, label, user) in cases {
+            let failure = users.authenticate(name, password).unwrap_err();
+            assert_eq!(failure.label(), *label, "{name:?}");
+            assert_eq!(failure.user().map(|user| &**user), *user, "{name:?}");
+            assert_eq!(
+                failure.reply(),
+                "WRONGPASS invalid username-password pair or user is disabled."
+            );
+        }
+    }
+
+    #[test]
+    fn an_all_zero_digest_is_no_back_door_to_stand_ins() {
+        // `app` has three digests, so `bare` is compared with stand-ins: no password may match one, whatever its digest.
+        let users = users(MANY);
+        assert!(users.find_password(&[], b"x").is_none());
+        let zero = rule::hash_password(b"x");
+        assert_eq!(
+            users.find_password(&[STAND_IN, zero, zero], b"x"),
+            Some(1),
+            "the first of two equal ones counts"
+        );
+    }
+
+    #[test]
+    fn the_work_does_not_depend_on_the_user() {
+        assert_eq!(users(MANY).comparisons, 3);
+        assert_eq!(users("").comparisons, 1);
+    }
+
+    #[test]
+    fn any_password_does_for_nopass_and_open_is_default_only() {
+        let open = users(MANY);
+        assert_eq!(open.authenticate(b"default", b"anything").unwrap().credential, 0);
+        assert_eq!(open.open().unwrap().user.name, "default");
+        for closed in [
+            "user default on >one ~* &* +@all",
+            "user default off nopass",
+            "user app on nopass ~* +@all",
+            "",
+        ] {
+            assert!(users(closed).open().is_none(), "{closed}");
+        }
+    }
+
+    #[test]
+    fn names_are_sorted_and_users_found() {
+        let users = users(MANY);
+        assert_eq!(users.names(), ["app", "bare", "default", "off-open", "old"]);
+        assert!(users.get("app").is_some() && users.get("nobody").is_none());
+    }
+
+    #[test]
+    fn labels_are_all_listed_once() {
+        let user: Arc<str> = "u".into();
+        let failures = [
+            AuthFailure::NoCredentials,
+            AuthFailure::UnknownUser,
+            AuthFailure::BadPassword {
+                user: Arc::clone(&user),
+            },
+            AuthFailure::UserDisabled {
+                user: Arc::clone(&user),
+            },
+            AuthFailure::SourceNotAllowed,
+            AuthFailure::LockedOut,
+            AuthFailure::TooManyFailures,
+            AuthFailure::Timeout,
+            AuthFailure::Malformed,
+            AuthFailure::ClientCertMissing,
+            AuthFailure::ClientCertUntrusted,
+            AuthFailure::ClientCertExpired,
+            AuthFailure::ClientCertNotMapped,
+            AuthFailure::ClientCertMismatch { user },
+        ];
+        assert_eq!(failures.each_ref().map(AuthFailure::label), AuthFailure::LABELS);
+        assert_eq!(
+            AuthMethod::ALL.map(AuthMethod::label),
+            ["password", "client_cert", "none"]
+        );
+        for failure in failures {
+            assert!(
+                failure
+                    .reply()
+                    .split_once(' ')
+                    .is_some_and(|(code, _)| code.bytes().all(|b| b.is_ascii_uppercase()))
+            );
+        }
+    }
+}

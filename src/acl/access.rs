@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::command::{Categories, Command, CommandId};
-use super::preset::{ArgumentRule, Effect, Preset};
+use super::preset::{ArgumentRule, Effect, Entry, Preset};
 use super::{CommandSet, lookup};
 use crate::resp::Args;
 
@@ -67,11 +67,16 @@ impl Access {
 
     /// Starts from a preset.
     pub(super) fn set_preset(&mut self, preset: Preset) {
-        self.set_all(true);
+        self.set_entries(preset.entries());
         self.base = Base::Preset(preset);
         self.all_keys = true;
         self.all_channels = true;
-        for entry in preset.entries() {
+    }
+
+    /// Every command, changed by the lines of a preset.
+    fn set_entries<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
+        self.set_all(true);
+        for entry in entries {
             match entry.effect {
                 Effect::Block(name) => self.set_named(name, false),
                 Effect::Allow(name) => self.set_named(name, true),
@@ -127,17 +132,16 @@ impl Access {
             .push(format!("{}{name}", if allow { '+' } else { '-' }));
     }
 
-    /// Whether an argument rule refuses this request of the command.
+    /// Whether an argument rule refuses this request of the command: because of an argument, or because not all of them
+    /// can be seen.
     pub(super) fn restricts(&self, id: CommandId, args: Args<'_>, whole: bool) -> bool {
         self.arguments
             .iter()
             .filter(|(command, _)| *command == id)
             .any(|(_, rule)| {
-                !whole
-                    || args
-                        .iter()
-                        .skip(rule.first())
-                        .any(|arg| c_string(arg).eq_ignore_ascii_case(rule.token().as_bytes()))
+                let complete = whole && args.iter().count() as u64 == u64::from(args.announced());
+                let named = |arg: &[u8]| c_string(arg).eq_ignore_ascii_case(rule.token().as_bytes());
+                !complete || args.iter().skip(rule.first()).any(named)
             })
     }
 
@@ -184,4 +188,15 @@ impl fmt::Display for Access {
 /// Redis compares option words as C strings: what follows a NUL does not count for it, so it must not hide a word from us.
 fn c_string(arg: &[u8]) -> &[u8] {
     arg.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+impl super::User {
+    /// An enabled user with these lines instead of a preset's.
+    pub(super) fn with_entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
+        let mut user = Self::new("test");
+        user.access.set_entries(entries);
+        (user.enabled, user.access.all_keys, user.access.all_channels) = (true, true, true);
+        user
+    }
 }

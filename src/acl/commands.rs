@@ -765,7 +765,10 @@ const fn last_word(name: &str) -> &str {
 }
 
 /// `"8.10"` to `Some((8, 10))`, `"-"` to `None`.
-#[expect(clippy::panic, reason = "evaluated at compile time only, where it is a build error")]
+#[expect(
+    clippy::panic,
+    reason = "evaluated at compile time only, where it is a build error"
+)]
 const fn version(text: &str) -> Option<(u8, u8)> {
     let (mut major, mut minor, mut dot) = (0, 0, false);
     let mut rest = text.as_bytes();

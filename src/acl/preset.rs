@@ -2,7 +2,7 @@
 //!
 //! Both start from every command of the table and take away what is listed here (rule C-3); `strict` is `safe` and more.
 //! Commands that came after Redis 7.0 are listed by the same reasons. What the server knows and the table does not is refused
-//! anyway. `@dangerous` is not the right list (C-4): it holds INFO and CLIENT LIST, and lacks EVAL, SCRIPT KILL and CLIENT REPLY.
+//! anyway, and so are, to every user under any rule, SYNC, PSYNC, REPLCONF, `POST` and `HOST:` (their roles say so). `@dangerous` is not the right list (C-4): it holds INFO and CLIENT LIST, and lacks EVAL, SCRIPT KILL and CLIENT REPLY.
 
 use super::command::Command;
 use super::lookup;
@@ -133,13 +133,12 @@ const DESTROYS: &str = "destroys or exchanges all data at once";
 const ADMINISTERS: &str = "administration, code loading, crash or file writes";
 const CLUSTER_CLIENT: &str = "cluster clients ask for it";
 const LOADS: &str = "disk and fork load";
-const REPLICATES: &str = "a full copy of all data plus the live stream, or a rogue master";
+const REPLICATES: &str = "puts a rogue master above the server";
 const MOVES_OUT: &str = "sends data to any address, or reads it back from untrusted bytes";
 const SHOWS_OTHERS: &str = "shows other clients' arguments, or maintains the server";
 const HITS_OTHERS: &str = "kills or stalls other clients";
 const SCRIPTS: &str = "stops or removes scripts of others, or changes the protocol (SCRIPT DEBUG)";
 const INTERNAL: &str = "internal test command that can block the server";
-const HTTP: &str = "an HTTP request, not a command";
 
 const SAFE: &[Entry] = &[
     block("flushall", DESTROYS),
@@ -177,9 +176,6 @@ const SAFE: &[Entry] = &[
     block("bgrewriteaof", LOADS),
     block("lastsave", LOADS),
     block("backup", LOADS),
-    block("sync", REPLICATES),
-    block("psync", REPLICATES),
-    block("replconf", REPLICATES),
     block("replicaof", REPLICATES),
     block("slaveof", REPLICATES),
     block("monitor", "shows every client's arguments"),
@@ -220,8 +216,6 @@ const SAFE: &[Entry] = &[
     block("function|dump", SCRIPTS),
     block("pfdebug", INTERNAL),
     block("pfselftest", INTERNAL),
-    block("post", HTTP),
-    block("host:", HTTP),
 ];
 
 const RUNS_CODE: &str = "scripts reach commands that are blocked here (C-7)";

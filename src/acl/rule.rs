@@ -95,8 +95,7 @@ pub fn parse_user_all(name: &str, words: &[&str]) -> Result<User, Vec<RuleError>
 ///
 /// Gives the users with their line numbers (from 1), or every error in the file.
 pub fn parse_file(text: &str) -> Result<Vec<(usize, User)>, Vec<RuleError>> {
-    let mut users: Vec<(usize, User)> = Vec::new();
-    let mut errors = Vec::new();
+    let (mut users, mut names, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for (line, raw) in (1..).zip(text.split('\n')) {
         let trimmed = raw.trim_matches(BLANKS);
         if trimmed.is_empty() {
@@ -131,10 +130,15 @@ pub fn parse_file(text: &str) -> Result<Vec<(usize, User)>, Vec<RuleError>> {
                 continue;
             }
         };
-        if users.iter().any(|(_, user)| user.name == name) {
+        if let Err(problem) = check_name(name) {
+            errors.push(whole_line(1, problem));
+            continue;
+        }
+        if names.contains(&name) {
             errors.push(whole_line(1, Problem::Duplicate(name.to_owned())));
             continue;
         }
+        names.push(name);
         match parse_user_all(name, rules) {
             Ok(user) => users.push((line, user)),
             Err(found) => errors.extend(found.into_iter().map(|error| {
