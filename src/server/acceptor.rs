@@ -65,11 +65,13 @@ fn hand_over(accepted: net::Accepted, listener: &Arc<Listener>, workers: &[worke
     let admission = match listener.shared.limits.admit(listener.index, source) {
         Ok(permit) => Admission::Admitted(permit),
         Err(reject) => {
-            listener.metrics.rejected(reject);
             match listener.courtesy() {
                 Some(courtesy) => Admission::Refused(reject, courtesy),
-                // So many are being told already that nobody can be told any more.
-                None => return,
+                None => {
+                    // So many are being told already that nobody can be told any more.
+                    listener.metrics.rejected(reject);
+                    return;
+                }
             }
         }
     };

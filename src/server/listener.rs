@@ -1,16 +1,17 @@
 //! One listener as its connections see it: names and counters for life, settings until the next reload.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 use crate::acl::DenyReason;
-use crate::audit::Audit;
+use crate::audit::{self, Audit};
 use crate::auth::{Identity, Users};
 use crate::config::{self, LoginMode};
-use crate::limits::{Limits, Source, Throttle};
+use crate::limits::{Limits, Reject, Throttle};
 use crate::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
 use crate::net::Peer;
 use crate::tls::{FailureKind, HandshakeFailure, Rejected};
@@ -69,14 +70,14 @@ impl Listener {
     }
 
     /// Counts and audits a failed handshake: a bad client certificate is a failed login, anything else is TLS's.
-    pub(super) fn handshake_failed(&self, rejected: &Rejected, source: Source, peer: &Peer) {
+    pub(super) fn handshake_failed(&self, rejected: &Rejected, peer: &Peer) {
         let failure = rejected.failure;
         match failure.kind() {
-            FailureKind::Auth => self.auth_failed(None, failure.label(), source, peer),
+            FailureKind::Auth => self.auth_failed(None, audit::User::None, failure.label(), peer),
             FailureKind::Tls => {
                 self.metrics.tls_handshake_failed(failure.label());
                 if failure == HandshakeFailure::Plaintext {
-                    self.shared.audit.plaintext_refused(&self.name, source, peer);
+                    self.shared.audit.plaintext_refused(self.at(peer), Instant::now());
                 }
             }
         }
@@ -86,31 +87,43 @@ impl Listener {
         );
     }
 
+    /// Counts and audits a connection that a limit refused.
+    pub(super) fn rejected(&self, reject: Reject, peer: &Peer) {
+        self.metrics.rejected(reject);
+        self.shared.audit.connection_refused(self.at(peer), reject.label(), Instant::now());
+    }
+
+    /// Counts and audits a connection without a valid PROXY header.
     pub(super) fn proxy_header_failed(&self, reason: &'static str, peer: &Peer) {
         self.metrics.rejected_proxy_header();
-        tracing::warn!(event = "proxy_header_refused", listener = &*self.name, peer = %peer, reason);
+        self.shared.audit.connection_refused(self.at(peer), "proxy_header", Instant::now());
+        tracing::debug!(event = "proxy_header_refused", listener = &*self.name, peer = %peer, reason);
     }
 
-    pub(super) fn auth_failed(&self, user: Option<&str>, reason: &'static str, source: Source, peer: &Peer) {
+    /// Counts and audits a login that was refused; `user` is for the metric and therefore a configured name or none.
+    pub(super) fn auth_failed(&self, user: Option<&str>, audited: audit::User<'_>, reason: &'static str, peer: &Peer) {
         self.metrics.auth_failed(user, reason);
-        self.shared.audit.auth_failed(&self.name, source, peer, user, reason);
+        self.shared.audit.auth_failed(self.at(peer), audited, reason, Instant::now());
     }
 
-    pub(super) fn locked_out(&self, source: Source, peer: &Peer) {
+    /// Counts and audits the beginning of a lockout.
+    pub(super) fn locked_out(&self, lockout: Duration, peer: &Peer) {
         self.metrics.lockout_began();
-        self.shared.audit.source_locked_out(&self.name, source, peer);
+        self.shared.audit.source_locked_out(self.at(peer), lockout, Instant::now());
     }
 
-    pub(super) fn denied(
-        &self,
-        user: Option<&str>,
-        command: Option<&'static str>,
-        reason: DenyReason,
-        source: Source,
-        peer: &Peer,
-    ) {
-        self.metrics.denied(user.unwrap_or_default(), command, reason.label());
-        self.shared.audit.command_denied(&self.name, source, peer, user, command, reason.label());
+    /// Counts and audits a command that was refused; `command` is the table's name, `None` if it is not in it.
+    pub(super) fn denied(&self, user: &str, command: Option<&'static str>, reason: DenyReason, peer: &Peer) {
+        self.metrics.denied(user, command, reason.label());
+        self.shared.audit.command_denied(self.at(peer), user, command, reason.label(), Instant::now());
+    }
+
+    fn at(&self, peer: &Peer) -> audit::At<'_> {
+        let peer = match peer {
+            Peer::Tcp(address) => audit::Peer::Tcp(*address),
+            Peer::Unix { uid } => audit::Peer::Unix(*uid),
+        };
+        audit::At { listener: &self.name, peer }
     }
 }
 

@@ -34,7 +34,6 @@ use crate::metrics::{Labels, Metrics, MetricsError, Shape};
 use crate::net::{self, BindError};
 use crate::upstream::{Probe, Upstream};
 
-use counters::UpstreamCounters;
 use listener::{Listener, Settings, Shared};
 
 pub use prepare::{Environment, check};
@@ -119,7 +118,7 @@ impl Bound {
         let shared = Arc::new(Shared {
             limits: Limits::new(&config),
             throttle: Arc::new(Throttle::new(&config.login)),
-            audit: Arc::new(Audit::new(Arc::clone(&metrics))),
+            audit: Audit::new(metrics.audit_dropped.clone()).map_err(io::Error::other)?,
             metrics: Arc::clone(&metrics),
         });
         reload::tell_metrics(&config, &prepared, &upstreams, &metrics);
@@ -241,7 +240,9 @@ impl Serving {
         let shared = &self.bound.shared;
         let now = Instant::now();
         for ended in shared.throttle.sweep(now) {
-            shared.audit.lockout_ended(ended.source);
+            if let Some(listener) = self.bound.listeners.iter().find(|listener| listener.index == ended.listener) {
+                shared.audit.lockout_ended(&listener.name, ended.source, now);
+            }
         }
         for listener in &self.bound.listeners {
             let locked = shared.throttle.locked_at(listener.index);

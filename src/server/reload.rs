@@ -37,10 +37,14 @@ impl Serving {
         match result {
             Ok(()) => {
                 shared.metrics.reload_succeeded(now_unix());
+                shared.audit.reload();
                 tracing::info!(event = "reloaded", cause);
             }
             Err(faults) => {
                 shared.metrics.reload_failed();
+                if let Some(first) = faults.first() {
+                    shared.audit.reload_refused(&first.message);
+                }
                 for fault in faults.iter().filter(|fault| fault.severity == Severity::Error) {
                     let place = fault.location.as_ref().map(ToString::to_string).unwrap_or_default();
                     tracing::error!(

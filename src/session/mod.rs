@@ -196,6 +196,12 @@ impl Session {
         self.pending.has_blocking() || self.is_listening()
     }
 
+    /// Whether the session may end now without taking anything from the client: nothing is outstanding, no
+    /// transaction is open, and it listens to nothing (F-34).
+    pub fn may_drain(&self) -> bool {
+        self.pending.is_empty() && !self.is_listening() && !self.state.multi
+    }
+
     /// Whether the client listens to messages that come unasked.
     pub fn is_listening(&self) -> bool {
         self.state.subscribed() || self.state.monitor

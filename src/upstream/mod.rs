@@ -13,6 +13,7 @@
 //! ```
 
 mod credential;
+mod dedicated;
 mod dial;
 mod error;
 mod handshake;
@@ -32,6 +33,7 @@ use crate::net::Stream;
 use crate::tls::{CertificateInfo, ClientTls, TlsError};
 
 pub use credential::CredentialError;
+pub use dedicated::{Lane, LaneEnd};
 use credential::CredentialStore;
 pub use error::{AuthRefusal, DialError, DialReason, SetupError};
 pub use probe::{Probe, UpstreamHealth};
@@ -167,6 +169,11 @@ impl Upstream {
     /// `host:port/database`, without credentials; for logs.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The database that new connections are on.
+    pub fn database(&self) -> u32 {
+        self.database
     }
 
     /// Opens a connection: resolve, connect, verify TLS, log in, select the database.

@@ -1,15 +1,16 @@
 //! What a connection knows of the world around it, and how it reports to it.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
+use std::time::Duration;
 
 use crate::acl::DenyReason;
+use crate::audit;
 use crate::auth::{AuthFailure, Users};
 use crate::config;
-use crate::limits::{ConnectionPermit, Reject, Source, Throttle};
+use crate::limits::{ConnectionPermit, Reject, Throttle};
 use crate::metrics::{CloseReason, ConnectionGuard, ListenerMetrics, Side, UpstreamClosed, UpstreamMetrics};
 use crate::net::Peer;
 use crate::resp::RequestLimits;
@@ -106,7 +107,7 @@ impl Client {
         &self.listener.metrics
     }
 
-    pub(super) fn upstream_metrics(&self) -> &UpstreamMetrics {
+    pub(super) fn upstream_metrics(&self) -> &Arc<UpstreamMetrics> {
         &self.settings.upstream_metrics
     }
 
@@ -120,24 +121,30 @@ impl Client {
         self.evicted.as_mut().poll(cx).is_ready()
     }
 
-    /// Counts and audits a login that was refused.
-    pub(super) fn auth_failed(&self, failure: &AuthFailure) {
-        self.listener.auth_failed(failure.user(), failure.label(), self.permit.source(), &self.peer);
+    /// Counts and audits a login that was refused; `name` is what the client called itself.
+    pub(super) fn auth_failed(&self, failure: &AuthFailure, name: Option<&[u8]>) {
+        let user = failure.user().map(|user| &**user);
+        let audited = match (user, name) {
+            (Some(user), _) => audit::User::Configured(user),
+            (None, Some(name)) => audit::User::Unknown(name),
+            (None, None) => audit::User::None,
+        };
+        self.listener.auth_failed(user, audited, failure.label(), &self.peer);
     }
 
     /// Counts and audits the beginning of a lockout.
-    pub(super) fn locked_out(&self, source: Source) {
-        self.listener.locked_out(source, &self.peer);
+    pub(super) fn locked_out(&self, lockout: Duration) {
+        self.listener.locked_out(lockout, &self.peer);
     }
 
-    /// Counts a limit that was reached at login.
+    /// Counts and audits a limit that was reached at login.
     pub(super) fn rejected(&self, reject: Reject) {
-        self.listener.metrics.rejected(reject);
+        self.listener.rejected(reject, &self.peer);
     }
 
-    /// Counts and audits a command that was refused; `command` is the table's name.
-    pub(super) fn denied(&self, user: Option<&str>, command: Option<&'static str>, reason: DenyReason) {
-        self.listener.denied(user, command, reason, self.permit.source(), &self.peer);
+    /// Counts and audits a command that was refused; `command` is the table's name, `None` if it is not in it.
+    pub(super) fn denied(&self, user: &str, command: Option<&'static str>, reason: DenyReason) {
+        self.listener.denied(user, command, reason, &self.peer);
     }
 
     /// Counts a client that does not speak RESP.

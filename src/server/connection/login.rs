@@ -29,7 +29,7 @@ pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Ver
     let source = client.permit.source();
     // Before any work on the password: a locked-out source learns nothing, not even whether it is right now.
     if let limits::Verdict::LockedOut { .. } = client.throttle().check(source, now) {
-        client.auth_failed(&AuthFailure::LockedOut);
+        client.auth_failed(&AuthFailure::LockedOut, Some(login.user));
         return Verdict::Refused { failure: AuthFailure::LockedOut, delay: LOCKED_OUT_DELAY };
     }
     match client.users().authenticate(login.user, login.password) {
@@ -45,13 +45,13 @@ pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Ver
             }
         },
         Err(failure) => {
-            client.auth_failed(&failure);
+            client.auth_failed(&failure, Some(login.user));
             let delay = match client.throttle().failed(source, client.listener_index(), now) {
                 limits::Verdict::Allow => Duration::ZERO,
                 limits::Verdict::Delay(delay) => delay,
-                limits::Verdict::LockedOut { begins, .. } => {
+                limits::Verdict::LockedOut { begins, until } => {
                     if begins {
-                        client.locked_out(source);
+                        client.locked_out(until.saturating_duration_since(now));
                     }
                     LOCKED_OUT_DELAY
                 }

@@ -48,6 +48,7 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
     let Ok((socket, peer)) = accepted.register() else { return };
     match admission {
         Admission::Refused(reject, courtesy) => {
+            listener.rejected(reject, &peer);
             refuse(socket, &settings, reject).await;
             drop(courtesy);
         }
@@ -103,8 +104,7 @@ impl Opening<'_> {
                 Ok(stream)
             }
             Err(rejected) => {
-                let source = self.permit.source();
-                self.listener.handshake_failed(&rejected, source, &self.peer);
+                self.listener.handshake_failed(&rejected, &self.peer);
                 if let Some(socket) = rejected.socket {
                     let line = match rejected.failure {
                         tls::HandshakeFailure::Plaintext => tls::PLAINTEXT_REPLY,
@@ -131,7 +131,7 @@ impl Opening<'_> {
         }
         let Some(address) = self.peer.ip() else { return Ok(()) };
         if let Err(reject) = self.permit.set_source(Source::from(address)) {
-            self.listener.metrics.rejected(reject);
+            self.listener.rejected(reject, &self.peer);
             return Err(CloseReason::Rejected);
         }
         Ok(())

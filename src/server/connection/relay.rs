@@ -9,11 +9,9 @@
 //! other side. Both buffers are bounded: above the mark the side that feeds them is not read, so a slow client slows
 //! Redis's replies down and not the other way round (F-27). An idle connection holds no buffer at all.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -23,13 +21,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::acl::DenyReason;
 use crate::auth::AuthFailure;
 use crate::metrics::{CloseReason, UpstreamClosed};
-use crate::net::{Peer, Stream};
-use crate::resp::{Args, ProtocolError, ReplyScan, ReplyScanner, RequestLimits, RequestScanner, Scan, encode};
+use crate::net::Stream;
+use crate::resp::{Args, ProtocolError, ReplyScan, ReplyScanner, RequestScanner, Scan, encode};
 use crate::session::{Action, Closing, Fate, Note, Request, Session, Stamp, Surprise};
-use crate::upstream::{DialError, Lane, LaneEnd};
+use crate::upstream::{Lane, LaneEnd};
 
 use super::alarm::Alarm;
-use super::Client;
+use super::client::Client;
 use super::login::{self, Verdict};
 
 /// Bytes of replies that may wait for the client; above it Redis is not read (L-27).
@@ -99,7 +97,7 @@ enum Handled {
 
 impl Relay {
     /// A connection that is ready to speak RESP; `deadline` is the end of its time to log in.
-    pub(super) fn new(client: Client, stream: Stream, deadline: Instant) -> Self {
+    pub(super) fn new(mut client: Client, stream: Stream, deadline: Instant) -> Self {
         let session = client.session();
         let requests = RequestScanner::new(client.request_limits(session.identity().is_some()));
         let mut login_deadline = Alarm::default();
@@ -207,7 +205,7 @@ impl Relay {
         {
             return Err(Stop::silent(close_reason(closing)));
         }
-        if self.client.control.is_draining() && self.session.is_settled() && self.body.is_none() && self.penalty.is_none() {
+        if self.client.control.is_draining() && self.session.may_drain() && self.body.is_none() && self.penalty.is_none() {
             return Err(Stop::silent(CloseReason::Drain));
         }
         Ok(())
@@ -508,7 +506,7 @@ impl Relay {
     fn open_lane(&mut self) -> &mut BytesMut {
         let Self { lane, session, client, .. } = self;
         let lane = lane.get_or_insert_with(|| {
-            let mut lane = Lane::dial(client.upstream());
+            let mut lane = Lane::dial(client.upstream(), client.upstream_metrics());
             session.replay(lane.buffer());
             lane
         });
@@ -575,11 +573,17 @@ impl Relay {
     fn note(&self, note: &Note) {
         let user = self.session.identity().map(|identity| &*identity.user.name);
         match note {
-            Note::Denied(denied) => self.client.denied(user, Some(denied.command), denied.reason),
-            Note::Unknown if user.is_some() => self.client.denied(user, None, DenyReason::Command),
-            Note::Unknown => {}
-            Note::NoCredentials => self.client.auth_failed(&AuthFailure::NoCredentials),
-            Note::Malformed => self.client.auth_failed(&AuthFailure::Malformed),
+            Note::Denied(denied) => {
+                self.client.denied(user.unwrap_or_default(), Some(denied.command), denied.reason);
+            }
+            Note::Unknown => {
+                // A stranger has no rules to break.
+                if let Some(user) = user {
+                    self.client.denied(user, None, DenyReason::Command);
+                }
+            }
+            Note::NoCredentials => self.client.auth_failed(&AuthFailure::NoCredentials, None),
+            Note::Malformed => self.client.auth_failed(&AuthFailure::Malformed, None),
         }
     }
 
@@ -597,7 +601,7 @@ impl Relay {
             return Err(Stop::silent(CloseReason::Evicted));
         }
         if self.login_deadline.poll(cx) {
-            self.client.auth_failed(&AuthFailure::Timeout);
+            self.client.auth_failed(&AuthFailure::Timeout, None);
             return Err(Stop::silent(CloseReason::AuthTimeout));
         }
         if self.penalty_over.poll(cx)
