@@ -22,7 +22,11 @@ pub fn parse_integer(bytes: &[u8]) -> Option<i64> {
         // Downwards, because the smallest number has no positive counterpart.
         value = value.checked_mul(10)?.checked_sub(digit)?;
     }
-    if negative { Some(value) } else { value.checked_neg() }
+    if negative {
+        Some(value)
+    } else {
+        value.checked_neg()
+    }
 }
 
 /// Digits of `i64::MAX`.
@@ -43,9 +47,20 @@ mod tests {
         ] {
             assert_eq!(parse_integer(text.as_bytes()), Some(value), "{text}");
         }
-        for text in
-            ["", "-", "-0", "+1", "01", " 1", "1 ", "1.0", "0x1", "9223372036854775808", "-9223372036854775809", "1e3"]
-        {
+        for text in [
+            "",
+            "-",
+            "-0",
+            "+1",
+            "01",
+            " 1",
+            "1 ",
+            "1.0",
+            "0x1",
+            "9223372036854775808",
+            "-9223372036854775809",
+            "1e3",
+        ] {
             assert_eq!(parse_integer(text.as_bytes()), None, "{text:?}");
         }
     }

@@ -54,10 +54,18 @@ pub(super) async fn accept(
     }
 }
 
-fn hand_over(accepted: net::Accepted, listener: &Arc<Listener>, workers: &[worker::Handle], drain: &DrainWatch) {
-    let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else { return };
+fn hand_over(
+    accepted: net::Accepted,
+    listener: &Arc<Listener>,
+    workers: &[worker::Handle],
+    drain: &DrainWatch,
+) {
+    let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else {
+        return;
+    };
     let address = accepted.source();
-    let source = if address.is_some_and(|address| listener.settings.load().expects_proxy_header(address.ip())) {
+    let source = if address.is_some_and(|address| listener.settings.load().expects_proxy_header(address.ip()))
+    {
         Source::Pending
     } else {
         address.map_or(Source::Unix(None), |address| Source::from(address.ip()))

@@ -27,7 +27,8 @@ impl Counters for UpstreamCounters {
     }
 
     fn credential_changed(&self, at: SystemTime) {
-        self.0.credential_changed(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        self.0
+            .credential_changed(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     }
 
     fn up(&self, up: bool) {

@@ -90,32 +90,48 @@ impl Listener {
     /// Counts and audits a connection that a limit refused.
     pub(super) fn rejected(&self, reject: Reject, peer: &Peer) {
         self.metrics.rejected(reject);
-        self.shared.audit.connection_refused(self.at(peer), reject.label(), Instant::now());
+        self.shared
+            .audit
+            .connection_refused(self.at(peer), reject.label(), Instant::now());
     }
 
     /// Counts and audits a connection without a valid PROXY header.
     pub(super) fn proxy_header_failed(&self, reason: &'static str, peer: &Peer) {
         self.metrics.rejected_proxy_header();
-        self.shared.audit.connection_refused(self.at(peer), "proxy_header", Instant::now());
+        self.shared
+            .audit
+            .connection_refused(self.at(peer), "proxy_header", Instant::now());
         tracing::debug!(event = "proxy_header_refused", listener = &*self.name, peer = %peer, reason);
     }
 
     /// Counts and audits a login that was refused; `user` is for the metric and therefore a configured name or none.
-    pub(super) fn auth_failed(&self, user: Option<&str>, audited: audit::User<'_>, reason: &'static str, peer: &Peer) {
+    pub(super) fn auth_failed(
+        &self,
+        user: Option<&str>,
+        audited: audit::User<'_>,
+        reason: &'static str,
+        peer: &Peer,
+    ) {
         self.metrics.auth_failed(user, reason);
-        self.shared.audit.auth_failed(self.at(peer), audited, reason, Instant::now());
+        self.shared
+            .audit
+            .auth_failed(self.at(peer), audited, reason, Instant::now());
     }
 
     /// Counts and audits the beginning of a lockout.
     pub(super) fn locked_out(&self, lockout: Duration, peer: &Peer) {
         self.metrics.lockout_began();
-        self.shared.audit.source_locked_out(self.at(peer), lockout, Instant::now());
+        self.shared
+            .audit
+            .source_locked_out(self.at(peer), lockout, Instant::now());
     }
 
     /// Counts and audits a command that was refused; `command` is the table's name, `None` if it is not in it.
     pub(super) fn denied(&self, user: &str, command: Option<&'static str>, reason: DenyReason, peer: &Peer) {
         self.metrics.denied(user, command, reason.label());
-        self.shared.audit.command_denied(self.at(peer), user, command, reason.label(), Instant::now());
+        self.shared
+            .audit
+            .command_denied(self.at(peer), user, command, reason.label(), Instant::now());
     }
 
     fn at(&self, peer: &Peer) -> audit::At<'_> {
@@ -123,14 +139,20 @@ impl Listener {
             Peer::Tcp(address) => audit::Peer::Tcp(*address),
             Peer::Unix { uid } => audit::Peer::Unix(*uid),
         };
-        audit::At { listener: &self.name, peer }
+        audit::At {
+            listener: &self.name,
+            peer,
+        }
     }
 }
 
 impl Settings {
     /// Whether a connection from there begins with a PROXY header.
     pub(super) fn expects_proxy_header(&self, address: IpAddr) -> bool {
-        self.config.proxy_protocol_from.iter().any(|network| network.contains(&address))
+        self.config
+            .proxy_protocol_from
+            .iter()
+            .any(|network| network.contains(&address))
     }
 
     /// Who a client is that has said nothing: nobody, unless the listener asks for no login.

@@ -95,9 +95,16 @@ pub fn metrics(config: &Config) -> Result<Arc<Metrics>, MetricsError> {
             .iter()
             .map(|listener| (listener.name.clone(), listener.max_connections))
             .collect(),
-        upstreams: config.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
+        upstreams: config
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.name.clone())
+            .collect(),
         users: config.users.iter().map(|user| user.name.clone()).collect(),
-        commands: crate::acl::commands().iter().map(|command| command.name).collect(),
+        commands: crate::acl::commands()
+            .iter()
+            .map(|command| command.name)
+            .collect(),
         labels: Labels::default(),
     })
 }
@@ -113,7 +120,9 @@ impl Bound {
         let prepared = prepare::prepare(&config, &environment).map_err(StartError::Configuration)?;
         let mut upstreams = Vec::new();
         for section in &config.upstreams {
-            upstreams.push(reload::build_upstream(section, &environment, &metrics).map_err(StartError::Configuration)?);
+            upstreams.push(
+                reload::build_upstream(section, &environment, &metrics).map_err(StartError::Configuration)?,
+            );
         }
         let shared = Arc::new(Shared {
             limits: Limits::new(&config),
@@ -128,24 +137,44 @@ impl Bound {
             sockets.push(net::Listener::bind(&section.address)?);
             let settings = Settings::new(section, &config.login, prepared, &upstreams, &metrics)?;
             let index = shared.limits.listener(&section.name).unwrap_or(usize::MAX);
-            listeners.push(Arc::new(Listener::new(index, &section.name, Arc::clone(&shared), settings)));
+            listeners.push(Arc::new(Listener::new(
+                index,
+                &section.name,
+                Arc::clone(&shared),
+                settings,
+            )));
         }
         let readiness = Readiness::new(config.upstreams.iter().map(|upstream| upstream.name.clone()));
         let admin = match config.admin.address {
             Some(address) => {
-                let pages = Pages { metrics, readiness: Arc::clone(&readiness) };
-                let start = std::net::TcpListener::bind(address).and_then(|socket| Admin::start(socket, pages));
+                let pages = Pages {
+                    metrics,
+                    readiness: Arc::clone(&readiness),
+                };
+                let start =
+                    std::net::TcpListener::bind(address).and_then(|socket| Admin::start(socket, pages));
                 Some(start.map_err(|source| StartError::Admin { address, source })?)
             }
             None => None,
         };
-        Ok(Self { sources, config, sockets, listeners, upstreams, shared, readiness, admin })
+        Ok(Self {
+            sources,
+            config,
+            sockets,
+            listeners,
+            upstreams,
+            shared,
+            readiness,
+            admin,
+        })
     }
 
     /// Where it listens: names and real addresses.
     pub fn addresses(&self) -> Vec<(String, String)> {
         let names = self.listeners.iter().map(|listener| listener.name.to_string());
-        names.zip(self.sockets.iter().map(net::Listener::address)).collect()
+        names
+            .zip(self.sockets.iter().map(net::Listener::address))
+            .collect()
     }
 
     /// Where the admin listener is.
@@ -169,13 +198,27 @@ impl Bound {
         self.announce();
         let mut acceptors = tokio::task::JoinSet::new();
         for (socket, listener) in std::mem::take(&mut self.sockets).into_iter().zip(&self.listeners) {
-            acceptors.spawn(acceptor::accept(socket, Arc::clone(listener), Arc::clone(&workers), watch.clone()));
+            acceptors.spawn(acceptor::accept(
+                socket,
+                Arc::clone(listener),
+                Arc::clone(&workers),
+                watch.clone(),
+            ));
         }
         self.readiness.started();
         self.shared.metrics.config_loaded(now_unix());
-        tracing::info!(event = "ready", workers = self.config.server.workers, pid = std::process::id());
+        tracing::info!(
+            event = "ready",
+            workers = self.config.server.workers,
+            pid = std::process::id()
+        );
 
-        let mut serving = Serving { bound: self, drain, reloads, probes: Vec::new() };
+        let mut serving = Serving {
+            bound: self,
+            drain,
+            reloads,
+            probes: Vec::new(),
+        };
         serving.start_probes();
         serving.serve(&mut signals, stop).await;
         serving.finish(&mut signals).await;
@@ -199,7 +242,10 @@ impl Bound {
         for (listener, (name, address)) in self.listeners.iter().zip(self.addresses()) {
             let settings = listener.settings.load();
             tracing::info!(
-                event = "listening", listener = name, address, tls = settings.tls.is_some(),
+                event = "listening",
+                listener = name,
+                address,
+                tls = settings.tls.is_some(),
                 login = settings.config.login == crate::config::LoginMode::Password,
                 upstream = settings.upstream.name(),
             );
@@ -240,13 +286,21 @@ impl Serving {
         let shared = &self.bound.shared;
         let now = Instant::now();
         for ended in shared.throttle.sweep(now) {
-            if let Some(listener) = self.bound.listeners.iter().find(|listener| listener.index == ended.listener) {
+            if let Some(listener) = self
+                .bound
+                .listeners
+                .iter()
+                .find(|listener| listener.index == ended.listener)
+            {
                 shared.audit.lockout_ended(&listener.name, ended.source, now);
             }
         }
         for listener in &self.bound.listeners {
             let locked = shared.throttle.locked_at(listener.index);
-            listener.metrics.locked_sources.set(i64::try_from(locked).unwrap_or(i64::MAX));
+            listener
+                .metrics
+                .locked_sources
+                .set(i64::try_from(locked).unwrap_or(i64::MAX));
         }
         shared.audit.tick(now);
     }
@@ -257,7 +311,11 @@ impl Serving {
         bound.readiness.draining();
         bound.shared.metrics.draining.set(1);
         let timeout = bound.config.server.drain_timeout;
-        tracing::info!(event = "draining", sessions = self.drain.sessions(), timeout_s = timeout.as_secs_f64());
+        tracing::info!(
+            event = "draining",
+            sessions = self.drain.sessions(),
+            timeout_s = timeout.as_secs_f64()
+        );
         self.drain.drain();
         let left = tokio::select! {
             left = self.drain.idle(tokio::time::Instant::now() + timeout) => left,
@@ -266,7 +324,9 @@ impl Serving {
         if left > 0 {
             tracing::info!(event = "drain_cut_short", sessions = left);
             self.drain.abort();
-            self.drain.idle(tokio::time::Instant::now() + ABORT_PATIENCE).await;
+            self.drain
+                .idle(tokio::time::Instant::now() + ABORT_PATIENCE)
+                .await;
         }
     }
 
@@ -301,7 +361,10 @@ async fn abort(signals: &mut drain::Signals) {
 
 /// Now, as Prometheus wants it.
 fn now_unix() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }
 
 /// Sessions that are told to end now are given this long before their threads are left alone.

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::acl::rule::{self, RuleError};
 use crate::acl::User;
+use crate::acl::rule::{self, RuleError};
 use crate::auth::Users;
 use crate::config::{self, AclText, Config, CredentialSource, Diagnostic, Location, LoginMode, Severity};
 use crate::tls::{CertificateInfo, ServerTls};
@@ -24,7 +24,10 @@ pub(super) struct Prepared {
 ///
 /// # Errors
 /// Every fault at once.
-pub(super) fn prepare(config: &Config, environment: Environment<'_>) -> Result<Vec<Prepared>, Vec<Diagnostic>> {
+pub(super) fn prepare(
+    config: &Config,
+    environment: Environment<'_>,
+) -> Result<Vec<Prepared>, Vec<Diagnostic>> {
     let mut faults = Vec::new();
     let entries = entries(config, environment, &mut faults);
     let mut prepared = Vec::new();
@@ -34,13 +37,26 @@ pub(super) fn prepare(config: &Config, environment: Environment<'_>) -> Result<V
             None => (None, Vec::new()),
             Some(Ok(tls)) => (Some(tls.config), tls.certificates),
             Some(Err(error)) => {
-                faults.push(fault("KW0601", format!("listener \"{}\": {error}", listener.name), None, error.help.clone()));
+                faults.push(fault(
+                    "KW0601",
+                    format!("listener \"{}\": {error}", listener.name),
+                    None,
+                    error.help.clone(),
+                ));
                 continue;
             }
         };
-        prepared.push(Prepared { tls, certificates, users: Arc::new(Users::new(users)) });
+        prepared.push(Prepared {
+            tls,
+            certificates,
+            users: Arc::new(Users::new(users)),
+        });
     }
-    if faults.is_empty() { Ok(prepared) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(prepared)
+    } else {
+        Err(faults)
+    }
 }
 
 /// The faults that only building finds: ACL rules, certificates, secrets. For `keyward check`.
@@ -49,7 +65,12 @@ pub fn check(config: &Config, environment: Environment<'_>) -> Vec<Diagnostic> {
     for upstream in &config.upstreams {
         let counters = Arc::new(crate::upstream::NoCounters);
         if let Err(error) = crate::upstream::Upstream::new(upstream, environment, counters) {
-            faults.push(fault("KW0602", format!("upstream \"{}\": {error}", upstream.name), None, None));
+            faults.push(fault(
+                "KW0602",
+                format!("upstream \"{}\": {error}", upstream.name),
+                None,
+                None,
+            ));
         }
     }
     faults
@@ -74,7 +95,12 @@ fn entries(config: &Config, environment: Environment<'_>, faults: &mut Vec<Diagn
                     }
                 }
                 Err(error) => {
-                    faults.push(fault("KW0603", format!("user \"{}\": {error}", entry.name), None, None));
+                    faults.push(fault(
+                        "KW0603",
+                        format!("user \"{}\": {error}", entry.name),
+                        None,
+                        None,
+                    ));
                 }
             }
         }
@@ -95,8 +121,11 @@ fn users(listener: &config::Listener, entries: &[Option<User>], faults: &mut Vec
             .into_iter()
             .collect();
     }
-    let mut users: Vec<User> =
-        listener.users.iter().filter_map(|index| entries.get(*index).cloned().flatten()).collect();
+    let mut users: Vec<User> = listener
+        .users
+        .iter()
+        .filter_map(|index| entries.get(*index).cloned().flatten())
+        .collect();
     if let Some(path) = &listener.users_file {
         for user in from_file(path, faults) {
             if users.iter().any(|known| known.name == user.name) {
@@ -106,7 +135,12 @@ fn users(listener: &config::Listener, entries: &[Option<User>], faults: &mut Vec
                     user.name,
                     path.display()
                 );
-                faults.push(fault("KW0504", message, None, Some("keep one of the two".to_owned())));
+                faults.push(fault(
+                    "KW0504",
+                    message,
+                    None,
+                    Some("keep one of the two".to_owned()),
+                ));
             } else {
                 users.push(user);
             }
@@ -119,15 +153,30 @@ fn users(listener: &config::Listener, entries: &[Option<User>], faults: &mut Vec
 fn from_text(name: &str, acl: &AclText, faults: &mut Vec<Diagnostic>) -> Option<User> {
     let mut words: Vec<&str> = acl.text.split_whitespace().collect();
     // Behind a preset, which must come first.
-    let at = usize::from(words.first().is_some_and(|word| crate::acl::Preset::by_name(word).is_some()));
+    let at = usize::from(
+        words
+            .first()
+            .is_some_and(|word| crate::acl::Preset::by_name(word).is_some()),
+    );
     words.insert(at, "on");
     match rule::parse_user_all(name, &words) {
         Ok(user) => Some(user),
         Err(errors) => {
             for error in errors {
-                let index = if error.word_index > at { error.word_index.saturating_sub(1) } else { error.word_index };
-                let location = acl.location.as_ref().map(|location| word_location(location, &acl.text, index));
-                faults.push(rule_fault(format!("user \"{name}\": {}", error.message), location, &error));
+                let index = if error.word_index > at {
+                    error.word_index.saturating_sub(1)
+                } else {
+                    error.word_index
+                };
+                let location = acl
+                    .location
+                    .as_ref()
+                    .map(|location| word_location(location, &acl.text, index));
+                faults.push(rule_fault(
+                    format!("user \"{name}\": {}", error.message),
+                    location,
+                    &error,
+                ));
             }
             None
         }
@@ -139,7 +188,12 @@ fn from_file(path: &Path, faults: &mut Vec<Diagnostic>) -> Vec<User> {
         Ok(text) => text,
         Err(error) => {
             let message = format!("cannot read the ACL file {}: {error}", path.display());
-            faults.push(fault("KW0502", message, None, Some("check the path and the file's permissions".to_owned())));
+            faults.push(fault(
+                "KW0502",
+                message,
+                None,
+                Some("check the path and the file's permissions".to_owned()),
+            ));
             return Vec::new();
         }
     };
@@ -163,12 +217,27 @@ fn from_file(path: &Path, faults: &mut Vec<Diagnostic>) -> Vec<User> {
 }
 
 fn rule_fault(message: String, location: Option<Location>, error: &RuleError) -> Diagnostic {
-    let help = error.suggestion.as_ref().map(|suggestion| format!("did you mean `{suggestion}`?"));
+    let help = error
+        .suggestion
+        .as_ref()
+        .map(|suggestion| format!("did you mean `{suggestion}`?"));
     fault("KW0501", message, location, help)
 }
 
-fn fault(code: &'static str, message: String, location: Option<Location>, help: Option<String>) -> Diagnostic {
-    Diagnostic { code, severity: Severity::Error, message, location, label: String::new(), help }
+fn fault(
+    code: &'static str,
+    message: String,
+    location: Option<Location>,
+    help: Option<String>,
+) -> Diagnostic {
+    Diagnostic {
+        code,
+        severity: Severity::Error,
+        message,
+        location,
+        label: String::new(),
+        help,
+    }
 }
 
 /// The place of one word of rules that stand in a TOML string.
@@ -206,7 +275,10 @@ pub(super) fn watched_files(config: &Config) -> Vec<PathBuf> {
     for listener in &config.listeners {
         files.extend(listener.users_file.clone());
         if let Some(tls) = &listener.tls {
-            files.extend([tls.certificate.certificate_file.clone(), tls.certificate.key_file.clone()]);
+            files.extend([
+                tls.certificate.certificate_file.clone(),
+                tls.certificate.key_file.clone(),
+            ]);
             files.extend(tls.client_ca_file.clone());
             files.extend(tls.client_crl_file.clone());
         }

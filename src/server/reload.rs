@@ -46,7 +46,11 @@ impl Serving {
                     shared.audit.reload_refused(&first.message);
                 }
                 for fault in faults.iter().filter(|fault| fault.severity == Severity::Error) {
-                    let place = fault.location.as_ref().map(ToString::to_string).unwrap_or_default();
+                    let place = fault
+                        .location
+                        .as_ref()
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
                     tracing::error!(
                         event = "reload_failed", cause, code = fault.code, error = %fault.message, place,
                         help = fault.help.as_deref().unwrap_or_default(),
@@ -74,11 +78,23 @@ impl Serving {
             }
         };
         let listeners = |config: &Config| -> Vec<_> {
-            config.listeners.iter().map(|listener| (listener.name.clone(), listener.address.clone())).collect()
+            config
+                .listeners
+                .iter()
+                .map(|listener| (listener.name.clone(), listener.address.clone()))
+                .collect()
         };
-        let upstreams =
-            |config: &Config| -> Vec<_> { config.upstreams.iter().map(|upstream| upstream.name.clone()).collect() };
-        refuse(listeners(old) != listeners(new), "the set of listeners and their addresses");
+        let upstreams = |config: &Config| -> Vec<_> {
+            config
+                .upstreams
+                .iter()
+                .map(|upstream| upstream.name.clone())
+                .collect()
+        };
+        refuse(
+            listeners(old) != listeners(new),
+            "the set of listeners and their addresses",
+        );
         refuse(upstreams(old) != upstreams(new), "the set of upstreams");
         refuse(old.server.workers != new.server.workers, "server.workers");
         refuse(old.admin.address != new.admin.address, "admin.address");
@@ -95,24 +111,33 @@ impl Serving {
         for section in &config.upstreams {
             upstreams.push(build_upstream(section, &environment, &metrics)?);
         }
-        let names: Vec<String> = prepared.iter().flat_map(|p| p.users.names()).map(str::to_owned).collect();
+        let names: Vec<String> = prepared
+            .iter()
+            .flat_map(|p| p.users.names())
+            .map(str::to_owned)
+            .collect();
         metrics.add_users(&names);
         tell_metrics(&config, &prepared, &upstreams, &metrics);
         let mut settings = Vec::new();
         for (section, prepared) in config.listeners.iter().zip(prepared) {
-            settings.push(Settings::new(section, &config.login, prepared, &upstreams, &metrics).map_err(|error| {
-                vec![Diagnostic {
-                    code: "KW0702",
-                    severity: Severity::Error,
-                    message: error.to_string(),
-                    location: None,
-                    label: String::new(),
-                    help: None,
-                }]
-            })?);
+            settings.push(
+                Settings::new(section, &config.login, prepared, &upstreams, &metrics).map_err(|error| {
+                    vec![Diagnostic {
+                        code: "KW0702",
+                        severity: Severity::Error,
+                        message: error.to_string(),
+                        location: None,
+                        label: String::new(),
+                        help: None,
+                    }]
+                })?,
+            );
         }
         for (listener, settings) in bound.listeners.iter().zip(settings) {
-            listener.metrics.connections_max.set(i64::try_from(settings.config.max_connections).unwrap_or(i64::MAX));
+            listener
+                .metrics
+                .connections_max
+                .set(i64::try_from(settings.config.max_connections).unwrap_or(i64::MAX));
             listener.settings.store(Arc::new(settings));
         }
         bound.shared.limits.reconfigure(&config);
@@ -121,7 +146,8 @@ impl Serving {
         bound.config = config;
         self.start_probes();
         // Workers ask their sessions to look at the new settings.
-        self.reloads.send_modify(|generation| *generation = generation.wrapping_add(1));
+        self.reloads
+            .send_modify(|generation| *generation = generation.wrapping_add(1));
         Ok(())
     }
 }
@@ -156,15 +182,27 @@ pub(super) fn tell_metrics(
     let mut certificates = Vec::new();
     for (section, prepared) in config.listeners.iter().zip(prepared) {
         for certificate in &prepared.certificates {
-            certificates.push((role(certificate.role), section.name.clone(), certificate.not_after));
+            certificates.push((
+                role(certificate.role),
+                section.name.clone(),
+                certificate.not_after,
+            ));
         }
     }
     for upstream in upstreams {
         for certificate in upstream.certificates() {
-            certificates.push((role(certificate.role), upstream.name().to_owned(), certificate.not_after));
+            certificates.push((
+                role(certificate.role),
+                upstream.name().to_owned(),
+                certificate.not_after,
+            ));
         }
     }
-    metrics.set_certificates(certificates.iter().map(|(role, name, end)| (*role, name.as_str(), *end)));
+    metrics.set_certificates(
+        certificates
+            .iter()
+            .map(|(role, name, end)| (*role, name.as_str(), *end)),
+    );
     for user in &config.users {
         if let Some(config::CredentialSource::File(path)) = &user.credential
             && let Ok(modified) = std::fs::metadata(path).and_then(|metadata| metadata.modified())

@@ -83,6 +83,9 @@ mod tests {
         fs::write(dir.path().join("v2/secret"), "longer than before").unwrap();
         assert!(files.changed());
         fs::remove_file(dir.path().join("v2/secret")).unwrap();
-        assert!(!files.changed(), "a file that is gone for a moment is no reason to reload");
+        assert!(
+            !files.changed(),
+            "a file that is gone for a moment is no reason to reload"
+        );
     }
 }

@@ -63,12 +63,20 @@ impl Handle {
     /// The system has no thread or descriptor left.
     pub(super) fn start(index: usize, drain: DrainWatch, reloads: watch::Receiver<u64>) -> io::Result<Self> {
         let (jobs, queue) = mpsc::unbounded_channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let local = LocalSet::new();
-            local.block_on(&runtime, work(queue, drain, reloads));
-        })?;
-        Ok(Self { jobs, load: Arc::default(), thread: Some(thread) })
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || {
+                let local = LocalSet::new();
+                local.block_on(&runtime, work(queue, drain, reloads));
+            })?;
+        Ok(Self {
+            jobs,
+            load: Arc::default(),
+            thread: Some(thread),
+        })
     }
 
     /// Sessions on it at present.
@@ -108,7 +116,11 @@ impl Drop for Load {
     }
 }
 
-async fn work(mut queue: mpsc::UnboundedReceiver<Job>, mut drain: DrainWatch, mut reloads: watch::Receiver<u64>) {
+async fn work(
+    mut queue: mpsc::UnboundedReceiver<Job>,
+    mut drain: DrainWatch,
+    mut reloads: watch::Receiver<u64>,
+) {
     let worker = Rc::new(Worker {
         window: RefCell::new(vec![0; WINDOW].into_boxed_slice()),
         buffers: RefCell::default(),
@@ -151,7 +163,11 @@ impl Worker {
         let control = Rc::<Control>::default();
         control.rise(level);
         self.controls.borrow_mut().insert(id, Rc::clone(&control));
-        Registration { worker: Rc::clone(self), id, control }
+        Registration {
+            worker: Rc::clone(self),
+            id,
+            control,
+        }
     }
 
     fn tell(&self, order: impl Fn(&Control)) {
@@ -168,7 +184,10 @@ impl Worker {
 
     /// An empty buffer with some room.
     pub(super) fn take_buffer(&self) -> BytesMut {
-        self.buffers.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(FRESH_BUFFER))
+        self.buffers
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(FRESH_BUFFER))
     }
 
     /// Takes an empty buffer back.

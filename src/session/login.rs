@@ -34,7 +34,11 @@ pub(super) fn auth<'a>(args: &Args<'a>) -> Result<Login<'a>, &'static str> {
         _ => return Err(SYNTAX_ERROR),
     };
     match (user, password) {
-        (Some(user), Some(password)) => Ok(Login { user, password, hello: None }),
+        (Some(user), Some(password)) => Ok(Login {
+            user,
+            password,
+            hello: None,
+        }),
         // Arguments beyond the head of a request: no such user, no such password.
         _ => Err(TOO_LONG),
     }
@@ -46,8 +50,13 @@ pub(super) fn hello<'a>(args: &Args<'a>, whole: bool) -> Result<(Hello<'a>, Opti
         return Err(TOO_LONG.to_owned());
     }
     let mut words = args.iter().skip(1);
-    let mut hello = Hello { version: None, name: None };
-    let Some(version) = words.next() else { return Ok((hello, None)) };
+    let mut hello = Hello {
+        version: None,
+        name: None,
+    };
+    let Some(version) = words.next() else {
+        return Ok((hello, None));
+    };
     hello.version = Some(match crate::resp::parse_integer(version) {
         Some(2) => 2,
         Some(3) => 3,
@@ -60,24 +69,40 @@ pub(super) fn hello<'a>(args: &Args<'a>, whole: bool) -> Result<(Hello<'a>, Opti
     while let Some(option) = words.next() {
         rest = rest.saturating_sub(1);
         if option.eq_ignore_ascii_case(b"AUTH") && rest >= 2 {
-            let (Some(user), Some(password)) = (words.next(), words.next()) else { return Err(TOO_LONG.to_owned()) };
+            let (Some(user), Some(password)) = (words.next(), words.next()) else {
+                return Err(TOO_LONG.to_owned());
+            };
             rest = rest.saturating_sub(2);
             // 7.0 runs the clauses in order and 8.x uses the last: whoever writes two means mischief (S-6).
             if login.replace((user, password)).is_some() {
                 return Err("ERR Syntax error in HELLO: AUTH is given twice".to_owned());
             }
         } else if option.eq_ignore_ascii_case(b"SETNAME") && rest >= 1 {
-            let Some(name) = words.next() else { return Err(TOO_LONG.to_owned()) };
+            let Some(name) = words.next() else {
+                return Err(TOO_LONG.to_owned());
+            };
             rest = rest.saturating_sub(1);
             if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
-                return Err("ERR Client names cannot contain spaces, newlines or special characters.".to_owned());
+                return Err(
+                    "ERR Client names cannot contain spaces, newlines or special characters.".to_owned(),
+                );
             }
             hello.name = Some(name);
         } else {
-            return Err(format!("ERR Syntax error in HELLO option '{}'", super::printable(option, 128)));
+            return Err(format!(
+                "ERR Syntax error in HELLO option '{}'",
+                super::printable(option, 128)
+            ));
         }
     }
-    Ok((hello, login.map(|(user, password)| Login { user, password, hello: Some(hello) })))
+    Ok((
+        hello,
+        login.map(|(user, password)| Login {
+            user,
+            password,
+            hello: Some(hello),
+        }),
+    ))
 }
 
 impl Hello<'_> {

@@ -147,7 +147,9 @@ enum Current {
     /// A confirmation that nobody asked for (a shard that moved, say).
     Unasked(acl::SubKind),
     /// The front of the queue; `applies`: a success whose effect counts.
-    Reply { applies: bool },
+    Reply {
+        applies: bool,
+    },
     /// A confirmation at the front of the queue.
     Confirmation(acl::SubKind),
     /// An error that ends all confirmations of the front.
@@ -224,7 +226,12 @@ impl Session {
 
     /// Decides about one request; answers of ours go to `out` when it is their turn. `note` receives what is to be
     /// counted and audited.
-    pub fn request<'a>(&mut self, request: Request<'a>, out: &mut BytesMut, note: &mut Option<Note>) -> Action<'a> {
+    pub fn request<'a>(
+        &mut self,
+        request: Request<'a>,
+        out: &mut BytesMut,
+        note: &mut Option<Note>,
+    ) -> Action<'a> {
         if self.identity.is_none() {
             self.commands = self.commands.saturating_add(1);
             if self.commands > self.rules.max_commands {
@@ -286,7 +293,12 @@ impl Session {
     }
 
     /// A command that the ACL allows: what it does to the session.
-    fn permitted<'a>(&mut self, command: &'static Command, request: Request<'a>, out: &mut BytesMut) -> Action<'a> {
+    fn permitted<'a>(
+        &mut self,
+        command: &'static Command,
+        request: Request<'a>,
+        out: &mut BytesMut,
+    ) -> Action<'a> {
         if self.state.monitor {
             // Its replies could not be told from the monitor's lines.
             return self.refuse(refusal::MONITORING, out);
@@ -312,11 +324,19 @@ impl Session {
             Role::Subscribe(_) if args.announced() < 2 => {}
             Role::Subscribe(kind) => {
                 let count = Some(args.announced().saturating_sub(1));
-                expect = Expect::Confirmations { kind, unsubscribe: false, count };
+                expect = Expect::Confirmations {
+                    kind,
+                    unsubscribe: false,
+                    count,
+                };
             }
             Role::Unsubscribe(kind) => {
                 let count = args.announced().checked_sub(1).filter(|count| *count > 0);
-                expect = Expect::Confirmations { kind, unsubscribe: true, count };
+                expect = Expect::Confirmations {
+                    kind,
+                    unsubscribe: true,
+                    count,
+                };
             }
             Role::Monitor if self.state.multi => return self.refuse(refusal::MONITOR_IN_MULTI, out),
             Role::Monitor => {
@@ -326,9 +346,13 @@ impl Session {
             Role::ClientReply if self.state.multi => return self.refuse(refusal::REPLY_IN_MULTI, out),
             Role::ClientReply => return self.client_reply(command, args),
             Role::Blocking => expect = Expect::Reply(Effect::Blocking),
-            Role::Script | Role::ClientTracking | Role::ClientNo | Role::ConnectionState => self.state.sticky = true,
+            Role::Script | Role::ClientTracking | Role::ClientNo | Role::ConnectionState => {
+                self.state.sticky = true
+            }
             // What a transaction does to them shows in EXEC's reply alone; better never replayed than replayed wrong.
-            Role::Select | Role::ClientSetName | Role::ClientSetInfo if self.state.multi => self.state.sticky = true,
+            Role::Select | Role::ClientSetName | Role::ClientSetInfo if self.state.multi => {
+                self.state.sticky = true
+            }
             Role::Select => {
                 if let Some(db) = args.get(1).and_then(crate::resp::parse_integer) {
                     expect = Expect::Reply(u32::try_from(db).map_or(Effect::None, Effect::Select));
@@ -343,7 +367,8 @@ impl Session {
                 if let (Some(attribute), Some(value)) = (args.get(2), args.get(3))
                     && attribute.len().saturating_add(value.len()) <= MAX_REPLAYED
                 {
-                    let (attribute, value) = (Bytes::copy_from_slice(attribute), Bytes::copy_from_slice(value));
+                    let (attribute, value) =
+                        (Bytes::copy_from_slice(attribute), Bytes::copy_from_slice(value));
                     expect = Expect::Reply(Effect::SetInfo(attribute, value));
                 }
             }
@@ -367,7 +392,10 @@ impl Session {
         let word = args.get(2).filter(|_| args.announced() == 3).unwrap_or_default();
         if word.eq_ignore_ascii_case(b"on") {
             self.reply_mode = ReplyMode::On;
-            return Action::Forward { command, expect: Expect::Reply(Effect::None) };
+            return Action::Forward {
+                command,
+                expect: Expect::Reply(Effect::None),
+            };
         }
         if word.eq_ignore_ascii_case(b"off") {
             self.reply_mode = ReplyMode::Off;
@@ -377,13 +405,20 @@ impl Session {
             }
         } else {
             // A syntax error of Redis: one reply, unless replies are off or this is the one to skip.
-            let expect = if was == ReplyMode::On { Expect::Reply(Effect::None) } else { Expect::Nothing };
+            let expect = if was == ReplyMode::On {
+                Expect::Reply(Effect::None)
+            } else {
+                Expect::Nothing
+            };
             if was == ReplyMode::Skip {
                 self.reply_mode = ReplyMode::On;
             }
             return Action::Forward { command, expect };
         }
-        Action::Forward { command, expect: Expect::Nothing }
+        Action::Forward {
+            command,
+            expect: Expect::Nothing,
+        }
     }
 
     fn auth<'a>(&mut self, args: Args<'a>, out: &mut BytesMut, note: &mut Option<Note>) -> Action<'a> {
@@ -425,9 +460,15 @@ impl Session {
     /// (S-10), without replies, and beside a monitor.
     fn no_login_now(&self, name: &str) -> Option<String> {
         if self.state.multi {
-            Some(format!("ERR keyward: {} is not allowed inside MULTI", name.to_ascii_uppercase()))
+            Some(format!(
+                "ERR keyward: {} is not allowed inside MULTI",
+                name.to_ascii_uppercase()
+            ))
         } else if self.reply_mode != ReplyMode::On {
-            Some(format!("ERR keyward: {} is not allowed while replies are off", name.to_ascii_uppercase()))
+            Some(format!(
+                "ERR keyward: {} is not allowed while replies are off",
+                name.to_ascii_uppercase()
+            ))
         } else if self.state.monitor {
             Some(refusal::MONITORING.to_owned())
         } else if self.state.subscribed() && !self.state.resp3() {
@@ -439,11 +480,19 @@ impl Session {
 
     /// HELLO of a client that is logged in: goes upstream without its AUTH clause.
     fn greet(hello: &Hello<'_>) -> Action<'static> {
-        Action::Substitute { request: hello.request(), expect: Expect::Reply(hello.effect()) }
+        Action::Substitute {
+            request: hello.request(),
+            expect: Expect::Reply(hello.effect()),
+        }
     }
 
     /// The credentials were right.
-    pub fn logged_in(&mut self, identity: Identity, hello: Option<&Hello<'_>>, out: &mut BytesMut) -> Action<'static> {
+    pub fn logged_in(
+        &mut self,
+        identity: Identity,
+        hello: Option<&Hello<'_>>,
+        out: &mut BytesMut,
+    ) -> Action<'static> {
         self.identity = Some(identity);
         match hello {
             Some(hello) => Self::greet(hello),
@@ -494,14 +543,20 @@ impl Session {
         encode::error(&mut reply, text);
         if self.reply_mode == ReplyMode::Skip {
             self.reply_mode = ReplyMode::On;
-            return Action::Substitute { request: Bytes::from_static(refusal::POISON), expect: Expect::Nothing };
+            return Action::Substitute {
+                request: Bytes::from_static(refusal::POISON),
+                expect: Expect::Nothing,
+            };
         }
         if self.reply_mode == ReplyMode::Off {
             return Action::Answered;
         }
         if self.state.multi {
             let request = Bytes::from_static(refusal::POISON);
-            return Action::Substitute { request, expect: Expect::Replace(reply.freeze()) };
+            return Action::Substitute {
+                request,
+                expect: Expect::Replace(reply.freeze()),
+            };
         }
         self.pending.answer(&reply, out);
         Action::Answered
@@ -552,11 +607,14 @@ impl Session {
         let confirmation = confirmation_kind(word);
         if kind == FrameKind::Push || (kind == FrameKind::Array && subscriber && is_message(word)) {
             self.current = match (confirmation, self.pending.front()) {
-                (Some((kind, unsubscribe)), Some(Kind::Confirmations { kind: k, unsubscribe: u, .. }))
-                    if *k == kind && *u == unsubscribe =>
-                {
-                    Current::Confirmation(kind)
-                }
+                (
+                    Some((kind, unsubscribe)),
+                    Some(Kind::Confirmations {
+                        kind: k,
+                        unsubscribe: u,
+                        ..
+                    }),
+                ) if *k == kind && *u == unsubscribe => Current::Confirmation(kind),
                 (Some((kind, _)), _) => Current::Unasked(kind),
                 (None, _) => Current::Async,
             };
@@ -593,7 +651,11 @@ impl Session {
                 self.current = Current::Reply { applies };
                 Ok(Fate::Drop)
             }
-            Kind::Confirmations { kind: expected, unsubscribe, .. } => match confirmation {
+            Kind::Confirmations {
+                kind: expected,
+                unsubscribe,
+                ..
+            } => match confirmation {
                 Some((found, u)) if kind == FrameKind::Array && found == *expected && u == *unsubscribe => {
                     self.current = Current::Confirmation(found);
                     Ok(Fate::Deliver)
@@ -636,7 +698,11 @@ impl Session {
                     Some(Kind::Confirmations { left, .. }) => {
                         let remaining = left.unwrap_or_else(|| before.max(1)).saturating_sub(1);
                         *left = Some(remaining);
-                        if remaining > 0 { None } else { self.pending.settle().map(|settled| settled.stamp) }
+                        if remaining > 0 {
+                            None
+                        } else {
+                            self.pending.settle().map(|settled| settled.stamp)
+                        }
                     }
                     _ => None,
                 }
@@ -646,12 +712,15 @@ impl Session {
         self.pending.shrink();
         stamp
     }
-
 }
 
 /// Redis's arity: exactly so many words, or at least so many when negative.
 fn right_arity(arity: i32, announced: u32) -> bool {
-    if arity < 0 { announced >= arity.unsigned_abs() } else { announced == arity.unsigned_abs() }
+    if arity < 0 {
+        announced >= arity.unsigned_abs()
+    } else {
+        announced == arity.unsigned_abs()
+    }
 }
 
 /// `subscribe` and its kin as the first element of a confirmation; the flag says unsubscribe.

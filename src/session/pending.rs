@@ -60,7 +60,11 @@ pub(super) enum Kind {
     /// One reply to a request of our own, which the client never sees.
     Swallow(Effect),
     /// Confirmations; `left` is unknown until the place is at the front.
-    Confirmations { kind: SubKind, unsubscribe: bool, left: Option<u32> },
+    Confirmations {
+        kind: SubKind,
+        unsubscribe: bool,
+        left: Option<u32>,
+    },
     /// Our own answer.
     Local(Bytes),
 }
@@ -106,13 +110,19 @@ impl Pending {
             Expect::Nothing => return,
             Expect::Reply(Effect::None) => {
                 self.outstanding += 1;
-                if let Some(Entry { stamp: last, kind: Kind::Plain(count) }) = self.entries.back_mut()
+                if let Some(Entry {
+                    stamp: last,
+                    kind: Kind::Plain(count),
+                }) = self.entries.back_mut()
                     && *last == stamp
                 {
                     *count += 1;
                     return;
                 }
-                self.entries.push_back(Entry { stamp, kind: Kind::Plain(1) });
+                self.entries.push_back(Entry {
+                    stamp,
+                    kind: Kind::Plain(1),
+                });
                 return;
             }
             Expect::Reply(effect) => {
@@ -122,9 +132,15 @@ impl Pending {
                 Kind::Reply(effect)
             }
             Expect::Replace(bytes) => Kind::Replace(bytes),
-            Expect::Confirmations { kind, unsubscribe, count } => {
-                Kind::Confirmations { kind, unsubscribe, left: count }
-            }
+            Expect::Confirmations {
+                kind,
+                unsubscribe,
+                count,
+            } => Kind::Confirmations {
+                kind,
+                unsubscribe,
+                left: count,
+            },
         };
         self.push(kind, stamp);
     }
@@ -162,7 +178,11 @@ impl Pending {
             && *count > 1
         {
             *count -= 1;
-            return Some(Settled { stamp, effect: Effect::None, instead: None });
+            return Some(Settled {
+                stamp,
+                effect: Effect::None,
+                instead: None,
+            });
         }
         let (effect, instead) = match self.entries.pop_front()?.kind {
             Kind::Reply(effect) | Kind::Swallow(effect) => (effect, None),
@@ -172,12 +192,20 @@ impl Pending {
         if matches!(effect, Effect::Blocking) {
             self.blocking = self.blocking.saturating_sub(1);
         }
-        Some(Settled { stamp, effect, instead })
+        Some(Settled {
+            stamp,
+            effect,
+            instead,
+        })
     }
 
     /// Writes our own answers that have come to the front.
     pub(super) fn release(&mut self, out: &mut BytesMut) {
-        while let Some(Entry { kind: Kind::Local(answer), .. }) = self.entries.front() {
+        while let Some(Entry {
+            kind: Kind::Local(answer),
+            ..
+        }) = self.entries.front()
+        {
             out.extend_from_slice(answer);
             self.entries.pop_front();
             self.outstanding = self.outstanding.saturating_sub(1);

@@ -72,7 +72,10 @@ pub(super) fn unknown_command(args: &Args<'_>) -> String {
 
 pub(super) fn unknown_subcommand(container: &str, subcommand: Option<&[u8]>) -> String {
     let subcommand = printable(subcommand.unwrap_or_default(), MAX_QUOTED);
-    format!("ERR unknown subcommand '{subcommand}'. Try {} HELP.", container.to_ascii_uppercase())
+    format!(
+        "ERR unknown subcommand '{subcommand}'. Try {} HELP.",
+        container.to_ascii_uppercase()
+    )
 }
 
 pub(super) fn subscribed(name: &str) -> String {
@@ -85,7 +88,10 @@ pub(super) fn subscribed(name: &str) -> String {
 pub(super) fn printable(bytes: &[u8], limit: usize) -> String {
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     let bytes = bytes.get(..limit).unwrap_or(bytes);
-    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// Redis's bound for quoted client bytes.
@@ -98,8 +104,7 @@ pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 pub(super) const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
 pub(super) const MONITORING: &str = "ERR keyward: only RESET and QUIT can be used while MONITOR runs";
 pub(super) const MONITOR_IN_MULTI: &str = "ERR keyward: MONITOR is not allowed inside MULTI";
-pub(super) const SUBSCRIBE_IN_MULTI: &str =
-    "ERR keyward: commands of the SUBSCRIBE family are not allowed inside MULTI (their replies could not be counted)";
+pub(super) const SUBSCRIBE_IN_MULTI: &str = "ERR keyward: commands of the SUBSCRIBE family are not allowed inside MULTI (their replies could not be counted)";
 pub(super) const SUBSCRIBE_WITHOUT_REPLIES: &str =
     "ERR keyward: commands of the SUBSCRIBE family are not allowed while replies are off";
 pub(super) const REPLY_IN_MULTI: &str = "ERR keyward: CLIENT REPLY is not allowed inside MULTI";

@@ -103,7 +103,8 @@ impl State {
             }
             Effect::SetName(name) => self.set_name(name),
             Effect::SetInfo(attribute, value) => {
-                self.info.retain(|(known, _)| !known.eq_ignore_ascii_case(&attribute));
+                self.info
+                    .retain(|(known, _)| !known.eq_ignore_ascii_case(&attribute));
                 if self.info.len() < MAX_INFO {
                     self.info.push((attribute, value));
                 }
@@ -121,7 +122,10 @@ impl State {
         let mut effects = Vec::new();
         if self.resp3 {
             encode::request(out, &[b"HELLO", b"3"]);
-            effects.push(Effect::Hello { resp3: Some(true), name: None });
+            effects.push(Effect::Hello {
+                resp3: Some(true),
+                name: None,
+            });
         }
         if let Some(name) = &self.name {
             encode::request(out, &[b"CLIENT", b"SETNAME", name]);
@@ -140,7 +144,10 @@ impl State {
 
     /// A session that begins on database `home`, or begins anew after RESET.
     pub(super) fn at(home: u32) -> Self {
-        Self { db: home, ..Self::default() }
+        Self {
+            db: home,
+            ..Self::default()
+        }
     }
 }
 
@@ -161,7 +168,10 @@ mod tests {
     #[test]
     fn replay_restores_version_name_and_database() {
         let mut state = State::at(0);
-        state.apply(Effect::Hello { resp3: Some(true), name: Some(Bytes::from_static(b"me")) });
+        state.apply(Effect::Hello {
+            resp3: Some(true),
+            name: Some(Bytes::from_static(b"me")),
+        });
         state.apply(Effect::Select(5));
         let mut out = BytesMut::new();
         assert_eq!(state.replay(0, &mut out).len(), 3);

@@ -33,8 +33,8 @@ use crate::net::Stream;
 use crate::tls::{CertificateInfo, ClientTls, TlsError};
 
 pub use credential::CredentialError;
-pub use dedicated::{Lane, LaneEnd};
 use credential::CredentialStore;
+pub use dedicated::{Lane, LaneEnd};
 pub use error::{AuthRefusal, DialError, DialReason, SetupError};
 pub use probe::{Probe, UpstreamHealth};
 

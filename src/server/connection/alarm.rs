@@ -36,7 +36,10 @@ impl Alarm {
 
     /// Whether the deadline has come; rings once. Wakes the task later when it has not.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        let rung = self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
+        let rung = self
+            .sleep
+            .as_mut()
+            .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
         self.fresh = false;
         if rung {
             self.sleep = None;

@@ -75,8 +75,15 @@ impl Client {
     }
 
     pub(super) fn request_limits(&self, known: bool) -> RequestLimits {
-        let limits = if known { RequestLimits::AUTHENTICATED } else { RequestLimits::UNAUTHENTICATED };
-        RequestLimits { inline: self.settings.config.inline, ..limits }
+        let limits = if known {
+            RequestLimits::AUTHENTICATED
+        } else {
+            RequestLimits::UNAUTHENTICATED
+        };
+        RequestLimits {
+            inline: self.settings.config.inline,
+            ..limits
+        }
     }
 
     pub(super) fn listener_config(&self) -> &config::Listener {
@@ -129,7 +136,8 @@ impl Client {
             (None, Some(name)) => audit::User::Unknown(name),
             (None, None) => audit::User::None,
         };
-        self.listener.auth_failed(user, audited, failure.label(), &self.peer);
+        self.listener
+            .auth_failed(user, audited, failure.label(), &self.peer);
     }
 
     /// Counts and audits the beginning of a lockout.
@@ -150,7 +158,12 @@ impl Client {
     /// Counts a client that does not speak RESP.
     pub(super) fn protocol_error(&self, label: &'static str) {
         self.listener.metrics.protocol_error(Side::Client);
-        tracing::debug!(event = "protocol_error", listener = &*self.listener.name, side = "client", reason = label);
+        tracing::debug!(
+            event = "protocol_error",
+            listener = &*self.listener.name,
+            side = "client",
+            reason = label
+        );
     }
 
     /// Counts and logs a reply that nobody could attribute.
@@ -158,7 +171,10 @@ impl Client {
         self.settings.upstream_metrics.desync.inc();
         self.listener.metrics.protocol_error(Side::Upstream);
         tracing::error!(
-            event = "desync", listener = &*self.listener.name, upstream = self.settings.upstream.name(), reason = label,
+            event = "desync",
+            listener = &*self.listener.name,
+            upstream = self.settings.upstream.name(),
+            reason = label,
             help = "the upstream sent what no request asked for; both connections were closed"
         );
     }

@@ -30,7 +30,10 @@ pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Ver
     // Before any work on the password: a locked-out source learns nothing, not even whether it is right now.
     if let limits::Verdict::LockedOut { .. } = client.throttle().check(source, now) {
         client.auth_failed(&AuthFailure::LockedOut, Some(login.user));
-        return Verdict::Refused { failure: AuthFailure::LockedOut, delay: LOCKED_OUT_DELAY };
+        return Verdict::Refused {
+            failure: AuthFailure::LockedOut,
+            delay: LOCKED_OUT_DELAY,
+        };
     }
     match client.users().authenticate(login.user, login.password) {
         Ok(identity) => match client.permit.authenticated(&identity.user.name) {

@@ -42,10 +42,19 @@ pub(super) enum Admission {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: Job) {
-    let Job { accepted, admission, listener, accepted_at, load, guard } = job;
+    let Job {
+        accepted,
+        admission,
+        listener,
+        accepted_at,
+        load,
+        guard,
+    } = job;
     let settings = listener.settings.load_full();
     let deadline = accepted_at + settings.login.timeout;
-    let Ok((socket, peer)) = accepted.register() else { return };
+    let Ok((socket, peer)) = accepted.register() else {
+        return;
+    };
     match admission {
         Admission::Refused(reject, courtesy) => {
             listener.rejected(reject, &peer);
@@ -54,11 +63,24 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
         }
         Admission::Admitted(permit) => {
             let mut open = listener.metrics.connection_open();
-            let mut opening = Opening { listener: &listener, settings: &settings, permit, peer };
+            let mut opening = Opening {
+                listener: &listener,
+                settings: &settings,
+                permit,
+                peer,
+            };
             match opening.stream(socket, deadline).await {
                 Ok(stream) => {
                     let Opening { permit, peer, .. } = opening;
-                    let client = Client::new(worker, &registration, Arc::clone(&listener), settings, permit, peer, open);
+                    let client = Client::new(
+                        worker,
+                        &registration,
+                        Arc::clone(&listener),
+                        settings,
+                        permit,
+                        peer,
+                        open,
+                    );
                     Relay::new(client, stream, deadline).run().await;
                 }
                 Err(reason) => open.close(reason),
@@ -87,7 +109,9 @@ impl Opening<'_> {
                 () = eviction.evicted() => return Err(CloseReason::Evicted),
             }
         }
-        let Some(config) = &self.settings.tls else { return Ok(socket.into()) };
+        let Some(config) = &self.settings.tls else {
+            return Ok(socket.into());
+        };
         let begun = Instant::now();
         let handshake = tls::accept(Arc::clone(config), socket, deadline.into());
         let result = tokio::select! {
@@ -118,7 +142,9 @@ impl Opening<'_> {
     }
 
     async fn proxy_header(&mut self, socket: &mut Socket, deadline: Instant) -> Result<(), CloseReason> {
-        let Socket::Tcp(stream) = socket else { return Ok(()) };
+        let Socket::Tcp(stream) = socket else {
+            return Ok(());
+        };
         let header = tokio::time::timeout_at(deadline.into(), net::read_proxy_header(stream)).await;
         match header {
             Ok(Ok(ProxyInfo::Client { source, .. })) => self.peer = Peer::Tcp(source),
@@ -129,7 +155,9 @@ impl Opening<'_> {
             }
             Err(_) => return Err(CloseReason::AuthTimeout),
         }
-        let Some(address) = self.peer.ip() else { return Ok(()) };
+        let Some(address) = self.peer.ip() else {
+            return Ok(());
+        };
         if let Err(reject) = self.permit.set_source(Source::from(address)) {
             self.listener.rejected(reject, &self.peer);
             return Err(CloseReason::Rejected);
@@ -148,7 +176,11 @@ async fn refuse(socket: Socket, settings: &Settings, reject: Reject) {
     };
     let deadline = tokio::time::Instant::now() + PATIENCE;
     if let Ok(mut stream) = tls::accept(Arc::clone(config), socket, deadline).await {
-        let _ = tokio::time::timeout(PATIENCE, tokio::io::AsyncWriteExt::write_all(&mut stream, line.as_bytes())).await;
+        let _ = tokio::time::timeout(
+            PATIENCE,
+            tokio::io::AsyncWriteExt::write_all(&mut stream, line.as_bytes()),
+        )
+        .await;
         stream.close_gently(PATIENCE).await;
     }
 }

@@ -83,7 +83,10 @@ impl Stop {
     }
 
     fn saying(reason: CloseReason, text: impl Into<String>) -> Self {
-        Self { reason, say: Some(text.into()) }
+        Self {
+            reason,
+            say: Some(text.into()),
+        }
     }
 }
 
@@ -164,7 +167,13 @@ impl Relay {
             return self.poll_ending(cx, reason);
         }
         self.give_buffers_back();
-        for alarm in [&mut self.login_deadline, &mut self.penalty_over, &mut self.write_stall, &mut self.idle, &mut self.grace] {
+        for alarm in [
+            &mut self.login_deadline,
+            &mut self.penalty_over,
+            &mut self.write_stall,
+            &mut self.idle,
+            &mut self.grace,
+        ] {
             alarm.register(cx);
         }
         Poll::Pending
@@ -205,7 +214,11 @@ impl Relay {
         {
             return Err(Stop::silent(close_reason(closing)));
         }
-        if self.client.control.is_draining() && self.session.may_drain() && self.body.is_none() && self.penalty.is_none() {
+        if self.client.control.is_draining()
+            && self.session.may_drain()
+            && self.body.is_none()
+            && self.penalty.is_none()
+        {
             return Err(Stop::silent(CloseReason::Drain));
         }
         Ok(())
@@ -217,7 +230,9 @@ impl Relay {
         if self.out.len() >= HIGH_WATER {
             return Ok(false);
         }
-        let Some(lane) = &mut self.lane else { return Ok(false) };
+        let Some(lane) = &mut self.lane else {
+            return Ok(false);
+        };
         let count = match lane.poll_read(cx, window) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Ok(count)) => count,
@@ -228,9 +243,11 @@ impl Relay {
         if self.reply_carry.is_empty() {
             let read = window.get(..count).unwrap_or_default();
             let used = self.scan_replies(read)?;
-            self.reply_carry.extend_from_slice(read.get(used..).unwrap_or_default());
+            self.reply_carry
+                .extend_from_slice(read.get(used..).unwrap_or_default());
         } else {
-            self.reply_carry.extend_from_slice(window.get(..count).unwrap_or_default());
+            self.reply_carry
+                .extend_from_slice(window.get(..count).unwrap_or_default());
             let mut carry = std::mem::take(&mut self.reply_carry);
             let used = self.scan_replies(&carry)?;
             carry.advance(used);
@@ -252,7 +269,9 @@ impl Relay {
                     return Err(Stop::silent(CloseReason::Desync));
                 }
             };
-            let ReplyScan::Piece { len, first, last } = scan else { break };
+            let ReplyScan::Piece { len, first, last } = scan else {
+                break;
+            };
             if first {
                 let word = self.replies.word();
                 let kind = self.replies.kind();
@@ -267,7 +286,11 @@ impl Relay {
             if self.fate == Fate::Deliver {
                 self.out.extend_from_slice(rest.get(..len).unwrap_or_default());
             }
-            if last && let Some(stamp) = self.session.frame_ends(self.replies.last_integer(), &mut self.out) {
+            if last
+                && let Some(stamp) = self
+                    .session
+                    .frame_ends(self.replies.last_integer(), &mut self.out)
+            {
                 settled.count(stamp, &self.client);
             }
             used = used.saturating_add(len);
@@ -346,7 +369,8 @@ impl Relay {
         }
         if blocked {
             if !self.write_stall.is_set() {
-                self.write_stall.set(Instant::now() + self.client.listener_config().write_stall_timeout);
+                self.write_stall
+                    .set(Instant::now() + self.client.listener_config().write_stall_timeout);
             }
         } else {
             self.write_stall.clear();
@@ -402,7 +426,8 @@ impl Relay {
             let used = self.scan_requests(read, now)?;
             self.carry.extend_from_slice(read.get(used..).unwrap_or_default());
         } else {
-            self.carry.extend_from_slice(window.get(..count).unwrap_or_default());
+            self.carry
+                .extend_from_slice(window.get(..count).unwrap_or_default());
             self.take_carried(now)?;
         }
         Ok(true)
@@ -435,9 +460,10 @@ impl Relay {
             let (len, handled) = match scan {
                 Scan::Incomplete => return Ok(used),
                 Scan::Skip { len } => (len, Handled::Consumed(Fate::Drop)),
-                Scan::Request { len, argc } => {
-                    (len, self.handle(rest.get(..len).unwrap_or_default(), argc, true, now)?)
-                }
+                Scan::Request { len, argc } => (
+                    len,
+                    self.handle(rest.get(..len).unwrap_or_default(), argc, true, now)?,
+                ),
                 Scan::Inline { len, argc } => {
                     // Inline is for people at a keyboard: a copy costs nothing that matters.
                     let bytes = BytesMut::from(self.requests.inline_request());
@@ -452,7 +478,8 @@ impl Relay {
                 }
                 Scan::Body { len, last } => {
                     if self.body == Some(Fate::Deliver) {
-                        self.open_lane().extend_from_slice(rest.get(..len).unwrap_or_default());
+                        self.open_lane()
+                            .extend_from_slice(rest.get(..len).unwrap_or_default());
                     }
                     if last {
                         self.body = None;
@@ -471,12 +498,16 @@ impl Relay {
     /// Bytes that are no request: said in step, then the end (rule 9).
     fn malformed(&mut self, error: &ProtocolError) {
         self.client.protocol_error(error.label());
-        self.session.dismiss(&error.reply(), Closing::Malformed, &mut self.out);
+        self.session
+            .dismiss(&error.reply(), Closing::Malformed, &mut self.out);
     }
 
     /// One request, or the head of one.
     fn handle(&mut self, bytes: &[u8], argc: u32, whole: bool, now: Instant) -> Result<Handled, Stop> {
-        let request = Request { args: Args::new(bytes, argc), whole };
+        let request = Request {
+            args: Args::new(bytes, argc),
+            whole,
+        };
         let mut note = None;
         let action = self.session.request(request, &mut self.out, &mut note);
         if let Some(note) = note {
@@ -504,7 +535,12 @@ impl Relay {
 
     /// The lane's buffer; a session without a lane gets one, with its state put on it first.
     fn open_lane(&mut self) -> &mut BytesMut {
-        let Self { lane, session, client, .. } = self;
+        let Self {
+            lane,
+            session,
+            client,
+            ..
+        } = self;
         let lane = lane.get_or_insert_with(|| {
             let mut lane = Lane::dial(client.upstream(), client.upstream_metrics());
             session.replay(lane.buffer());
@@ -518,7 +554,9 @@ impl Relay {
     }
 
     fn push_lane(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
-        let Some(lane) = &mut self.lane else { return Ok(false) };
+        let Some(lane) = &mut self.lane else {
+            return Ok(false);
+        };
         if lane.is_flushed() {
             return Ok(false);
         }
@@ -539,7 +577,9 @@ impl Relay {
             Verdict::Granted(identity) => {
                 self.login_deadline.clear();
                 self.requests.set_limits(self.client.request_limits(true));
-                let action = self.session.logged_in(identity, login.hello.as_ref(), &mut self.out);
+                let action = self
+                    .session
+                    .logged_in(identity, login.hello.as_ref(), &mut self.out);
                 if let Action::Substitute { request, expect } = action {
                     self.open_lane().extend_from_slice(&request);
                     self.session.forwarded(expect, self.client.worker.stamp(now));
@@ -553,7 +593,8 @@ impl Relay {
                 self.penalty_over.set(now + delay);
             }
             Verdict::Rejected(reject) => {
-                self.session.dismiss(reject.reply(), Closing::Rejected, &mut self.out);
+                self.session
+                    .dismiss(reject.reply(), Closing::Rejected, &mut self.out);
             }
         }
         Ok(())
@@ -574,7 +615,8 @@ impl Relay {
         let user = self.session.identity().map(|identity| &*identity.user.name);
         match note {
             Note::Denied(denied) => {
-                self.client.denied(user.unwrap_or_default(), Some(denied.command), denied.reason);
+                self.client
+                    .denied(user.unwrap_or_default(), Some(denied.command), denied.reason);
             }
             Note::Unknown => {
                 // A stranger has no rules to break.
@@ -611,7 +653,6 @@ impl Relay {
             self.stalled = true;
         }
         if self.write_stall.poll(cx) {
-            
             return Err(Stop::silent(CloseReason::WriteStall));
         }
         if self.grace.poll(cx) {
@@ -632,7 +673,9 @@ impl Relay {
     /// After a reload: the same user with new rules, or nobody any more.
     fn rejudge(&mut self) -> Result<(), Stop> {
         self.client.reload_settings();
-        let Some(identity) = self.session.identity() else { return Ok(()) };
+        let Some(identity) = self.session.identity() else {
+            return Ok(());
+        };
         match self.client.users().refresh(identity) {
             Some(identity) => {
                 self.session.refresh_identity(identity);
@@ -653,7 +696,9 @@ impl Relay {
     }
 
     fn poll_ending(&mut self, cx: &mut Context<'_>, reason: CloseReason) -> Poll<CloseReason> {
-        if matches!(reason, CloseReason::ClientReset | CloseReason::WriteStall) || self.client.control.is_aborting() {
+        if matches!(reason, CloseReason::ClientReset | CloseReason::WriteStall)
+            || self.client.control.is_aborting()
+        {
             return Poll::Ready(reason);
         }
         self.client.control.watch(cx);
