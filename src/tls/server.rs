@@ -254,6 +254,25 @@ impl HandshakeFailure {
         Self::ClientCertRevoked,
     ];
 
+    /// The labels of [`FailureKind::Tls`].
+    pub const TLS_LABELS: &'static [&'static str] = &[
+        "plaintext",
+        "version",
+        "cipher",
+        "client_rejected_certificate",
+        "timeout",
+        "eof",
+        "other",
+    ];
+
+    /// The labels of [`FailureKind::Auth`].
+    pub const AUTH_LABELS: &'static [&'static str] = &[
+        "client_cert_missing",
+        "client_cert_untrusted",
+        "client_cert_expired",
+        "client_cert_revoked",
+    ];
+
     /// Metric label and audit word.
     pub fn label(self) -> &'static str {
         match self {
@@ -440,19 +459,20 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn labels_are_distinct_and_four_of_them_are_failed_logins() {
+    fn labels_are_distinct_and_each_belongs_to_one_metric() {
         let labels: HashSet<_> = HandshakeFailure::ALL
             .iter()
             .map(|failure| failure.label())
             .collect();
         assert_eq!(labels.len(), HandshakeFailure::ALL.len());
-        let logins: Vec<_> = HandshakeFailure::ALL
-            .iter()
-            .filter(|failure| failure.kind() == FailureKind::Auth)
-            .map(|failure| failure.label())
-            .collect();
-        assert!(logins.iter().all(|label| label.starts_with("client_cert_")));
-        assert_eq!(logins.len(), 4);
+        let of = |kind| -> Vec<_> {
+            let all = HandshakeFailure::ALL.into_iter();
+            all.filter(|failure| failure.kind() == kind)
+                .map(HandshakeFailure::label)
+                .collect()
+        };
+        assert_eq!(of(FailureKind::Tls), HandshakeFailure::TLS_LABELS);
+        assert_eq!(of(FailureKind::Auth), HandshakeFailure::AUTH_LABELS);
     }
 
     #[test]

@@ -1,34 +1,24 @@
 //! The credential that we log in to Redis with: one or two passwords, read again when they change (A-6, F-16).
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use crate::config::CredentialSource;
+use crate::config::{Credential, CredentialError, CredentialSource};
 use crate::secret::Secret;
-
-/// Why the secret cannot be read. Never shows any of it.
-#[derive(Debug, thiserror::Error)]
-#[error("{place}: {problem}")]
-pub struct CredentialError {
-    /// The file or variable.
-    pub place: String,
-    /// What is wrong, and what to do.
-    pub problem: String,
-}
 
 /// Where the credential comes from, and what is in force.
 pub(super) struct CredentialStore {
     source: CredentialSource,
-    current: ArcSwap<Credential>,
+    current: ArcSwap<Passwords>,
 }
 
-/// One or two passwords, the one in force first.
-pub(super) struct Credential {
-    passwords: Vec<Secret>,
+/// What was read last.
+pub(super) struct Passwords {
+    credential: Credential,
     /// Which of them Redis took last: asked first, so that a rotation does not fill Redis's ACL LOG.
     preferred: AtomicUsize,
     changed: SystemTime,
@@ -40,35 +30,37 @@ impl CredentialStore {
         source: &CredentialSource,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, CredentialError> {
-        let credential = Credential::new(read(source, environment)?, modified(source));
+        let passwords = Passwords::new(source.read(environment)?, source.file());
         Ok(Self {
             source: source.clone(),
-            current: ArcSwap::from_pointee(credential),
+            current: ArcSwap::from_pointee(passwords),
         })
     }
 
     /// Reads a file again; `true` if there is something else in it. The environment cannot change.
     pub(super) async fn reload(&self) -> Result<bool, CredentialError> {
-        let CredentialSource::File(path) = &self.source else {
+        let Some(file) = self.source.file() else {
             return Ok(false);
         };
-        let source = CredentialSource::File(path.clone());
+        let (source, path) = (self.source.clone(), file.to_owned());
         // Secrets may lie on a network file system; the worker must not wait for it.
         let reading = tokio::task::spawn_blocking(move || {
-            read(&source, &|_| None).map(|passwords| (passwords, modified(&source)))
+            source
+                .read(&|_| None)
+                .map(|credential| Passwords::new(credential, Some(&path)))
         });
-        let (passwords, changed) = reading.await.map_err(|_| CredentialError {
-            place: path.display().to_string(),
-            problem: "reading it was interrupted".to_owned(),
+        let passwords = reading.await.map_err(|error| CredentialError::Io {
+            path: file.to_owned(),
+            source: std::io::Error::other(error),
         })??;
-        if self.current.load().passwords == passwords {
+        if self.current.load().credential == passwords.credential {
             return Ok(false);
         }
-        self.current.store(Arc::new(Credential::new(passwords, changed)));
+        self.current.store(Arc::new(passwords));
         Ok(true)
     }
 
-    pub(super) fn current(&self) -> Arc<Credential> {
+    pub(super) fn current(&self) -> Arc<Passwords> {
         self.current.load_full()
     }
 
@@ -76,26 +68,28 @@ impl CredentialStore {
         self.current.load().changed
     }
 
-    /// For messages: the file and when it was written, or the variable.
+    /// For messages: the file and when it was written. A variable's name may be a password put in the wrong place.
     pub(super) fn describe(&self) -> String {
-        match &self.source {
-            CredentialSource::File(path) => {
+        match self.source.file() {
+            Some(path) => {
                 let at = time::OffsetDateTime::from(self.changed())
                     .format(&time::format_description::well_known::Rfc3339)
                     .unwrap_or_default();
                 format!("secret file {}, modified {at}", path.display())
             }
-            CredentialSource::Environment(name) | CredentialSource::EnvironmentUrl(name) => {
-                format!("environment variable {name}")
-            }
+            None => "from the environment, which is read at start alone".to_owned(),
         }
     }
 }
 
-impl Credential {
-    fn new(passwords: Vec<Secret>, changed: SystemTime) -> Self {
+impl Passwords {
+    /// A secret from a file is as old as the file, one from the environment as old as this moment.
+    fn new(credential: Credential, file: Option<&Path>) -> Self {
+        let changed = file
+            .and_then(|path| std::fs::metadata(path).ok()?.modified().ok())
+            .unwrap_or_else(SystemTime::now);
         Self {
-            passwords,
+            credential,
             preferred: AtomicUsize::new(0),
             changed,
         }
@@ -104,7 +98,7 @@ impl Credential {
     /// The passwords in the order in which they are to be tried, each with its number.
     pub(super) fn in_order(&self) -> impl Iterator<Item = (usize, &Secret)> {
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let all = || self.passwords.iter().enumerate();
+        let all = || self.credential.iter().enumerate();
         all()
             .filter(move |(number, _)| *number == preferred)
             .chain(all().filter(move |(number, _)| *number != preferred))
@@ -114,52 +108,4 @@ impl Credential {
     pub(super) fn prefer(&self, number: usize) {
         self.preferred.store(number, Ordering::Relaxed);
     }
-}
-
-/// When the secret was last changed: the file's time, or now.
-fn modified(source: &CredentialSource) -> SystemTime {
-    match source {
-        CredentialSource::File(path) => std::fs::metadata(path).and_then(|found| found.modified()).ok(),
-        CredentialSource::Environment(_) | CredentialSource::EnvironmentUrl(_) => None,
-    }
-    .unwrap_or_else(SystemTime::now)
-}
-
-fn read(
-    source: &CredentialSource,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Vec<Secret>, CredentialError> {
-    let (place, bytes) = match source {
-        CredentialSource::File(path) => (path.display().to_string(), read_file(path)?),
-        CredentialSource::Environment(name) | CredentialSource::EnvironmentUrl(name) => {
-            let value = environment(name).ok_or_else(|| CredentialError {
-                place: name.clone(),
-                problem: "the environment variable is not set".to_owned(),
-            })?;
-            (name.clone(), Secret::new(value.into_bytes()))
-        }
-    };
-    let lines = bytes.expose().split(|byte| *byte == b'\n');
-    let passwords: Vec<_> = lines
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-        .filter(|line| !line.is_empty())
-        .take(2)
-        .map(|line| Secret::new(line.to_vec()))
-        .collect();
-    if passwords.is_empty() {
-        return Err(CredentialError {
-            place,
-            problem: "there is no password in it".to_owned(),
-        });
-    }
-    Ok(passwords)
-}
-
-fn read_file(path: &PathBuf) -> Result<Secret, CredentialError> {
-    std::fs::read(path)
-        .map(Secret::new)
-        .map_err(|error| CredentialError {
-            place: path.display().to_string(),
-            problem: format!("cannot be read: {error}"),
-        })
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{DialError, Dialed, Upstream, handshake};
+use super::{DialError, Upstream, handshake};
 use crate::config::UpstreamAddress;
 use crate::net::{Socket, Stream, configure_tcp};
 
 impl Upstream {
     /// One attempt, without back-off and without counting.
-    pub(super) async fn attempt(&self) -> Result<Dialed, DialError> {
+    pub(super) async fn attempt(&self) -> Result<Stream, DialError> {
         let deadline = Instant::now() + self.connect_timeout;
         let mut stream = timeout_at(deadline, self.connect(deadline))
             .await
@@ -22,7 +22,7 @@ impl Upstream {
         timeout(self.auth_timeout, handshake::log_in(self, &mut stream))
             .await
             .unwrap_or(Err(DialError::AuthTimeout(self.auth_timeout)))?;
-        Ok(Dialed { stream })
+        Ok(stream)
     }
 
     /// Resolves, connects, and verifies TLS if it is configured. There is no way from here to plaintext then.

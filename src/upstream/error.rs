@@ -1,8 +1,7 @@
 //! Why a connection to Redis cannot be had: one type for metric label, log line and the client's answer.
 
+use crate::config::CredentialError;
 use crate::tls::{ConnectFailure, TlsError, TlsReason};
-
-use super::credential::CredentialError;
 
 /// What keeps an upstream from being set up at all.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +92,10 @@ pub enum DialReason {
     AuthTimeout,
     /// TLS, with its own reason.
     Tls(TlsReason),
-    /// Our credential is refused.
-    Auth,
+    /// Our credential is refused, or one is needed.
+    AuthRefused,
+    /// It has no password.
+    NoPasswordSet,
     /// `maxclients`.
     MaxClients,
     /// Protected mode.
@@ -146,7 +147,11 @@ impl DialError {
             Self::ConnectTimeout(_) => DialReason::Timeout,
             Self::AuthTimeout(_) => DialReason::AuthTimeout,
             Self::Tls(failure) => DialReason::Tls(failure.reason),
-            Self::Auth { .. } => DialReason::Auth,
+            Self::Auth {
+                refusal: AuthRefusal::NoPasswordSet,
+                ..
+            } => DialReason::NoPasswordSet,
+            Self::Auth { .. } => DialReason::AuthRefused,
             Self::MaxClients => DialReason::MaxClients,
             Self::ProtectedMode => DialReason::ProtectedMode,
             Self::NotReady(_) => DialReason::NotReady,
@@ -206,27 +211,34 @@ impl DialError {
 }
 
 impl DialReason {
-    /// All of them, to create the metric series beforehand.
-    pub fn all() -> impl Iterator<Item = Self> {
-        let own = [
-            Self::Dns,
-            Self::Refused,
-            Self::Timeout,
-            Self::AuthTimeout,
-            Self::Auth,
-            Self::MaxClients,
-            Self::ProtectedMode,
-            Self::NotReady,
-            Self::Database,
-            Self::NotRedis,
-            Self::Protocol,
-            Self::Closed,
-            Self::Io,
-        ];
-        own.into_iter().chain(TlsReason::ALL.into_iter().map(Self::Tls))
-    }
+    /// Every label, to create the metric series beforehand.
+    pub const LABELS: &'static [&'static str] = &[
+        "dns",
+        "refused",
+        "timeout",
+        "auth_timeout",
+        "tls_expired",
+        "tls_wrong_name",
+        "tls_untrusted",
+        "tls_not_tls",
+        "tls_version",
+        "tls_cipher",
+        "tls_client_certificate",
+        "tls_eof",
+        "tls_other",
+        "auth_refused",
+        "no_password_set",
+        "max_clients",
+        "protected_mode",
+        "not_ready",
+        "database",
+        "not_redis",
+        "protocol",
+        "closed",
+        "io",
+    ];
 
-    /// The metric label.
+    /// The metric label; one of [`DialReason::LABELS`].
     pub fn label(self) -> &'static str {
         match self {
             Self::Dns => "dns",
@@ -234,7 +246,8 @@ impl DialReason {
             Self::Timeout => "timeout",
             Self::AuthTimeout => "auth_timeout",
             Self::Tls(reason) => reason.label(),
-            Self::Auth => "auth",
+            Self::AuthRefused => "auth_refused",
+            Self::NoPasswordSet => "no_password_set",
             Self::MaxClients => "max_clients",
             Self::ProtectedMode => "protected_mode",
             Self::NotReady => "not_ready",
@@ -248,22 +261,17 @@ impl DialReason {
 }
 
 impl AuthRefusal {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::WrongPassword,
-        Self::NoPermission,
-        Self::NoPasswordSet,
-        Self::PasswordRequired,
-        Self::Other,
-    ];
+    /// Every label, to create the metric series beforehand.
+    pub const LABELS: &'static [&'static str] =
+        &["wrongpass", "noperm", "no_password_set", "noauth", "other"];
 
-    /// The metric label.
+    /// The metric label; one of [`AuthRefusal::LABELS`].
     pub fn label(self) -> &'static str {
         match self {
-            Self::WrongPassword => "wrong_password",
-            Self::NoPermission => "no_permission",
+            Self::WrongPassword => "wrongpass",
+            Self::NoPermission => "noperm",
             Self::NoPasswordSet => "no_password_set",
-            Self::PasswordRequired => "password_required",
+            Self::PasswordRequired => "noauth",
             Self::Other => "other",
         }
     }
@@ -275,17 +283,40 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn labels_are_distinct() {
-        let all: Vec<_> = DialReason::all().map(DialReason::label).collect();
-        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
-        assert_eq!(all.len(), 22);
-        assert_eq!(
-            AuthRefusal::ALL
-                .map(AuthRefusal::label)
-                .iter()
-                .collect::<HashSet<_>>()
-                .len(),
-            5
-        );
+    fn every_reason_has_its_own_label_in_the_list() {
+        let own = [
+            DialReason::Dns,
+            DialReason::Refused,
+            DialReason::Timeout,
+            DialReason::AuthTimeout,
+            DialReason::AuthRefused,
+            DialReason::NoPasswordSet,
+            DialReason::MaxClients,
+            DialReason::ProtectedMode,
+            DialReason::NotReady,
+            DialReason::Database,
+            DialReason::NotRedis,
+            DialReason::Protocol,
+            DialReason::Closed,
+            DialReason::Io,
+        ];
+        let all = own
+            .into_iter()
+            .chain(TlsReason::ALL.into_iter().map(DialReason::Tls));
+        let labels: HashSet<_> = all.map(DialReason::label).collect();
+        assert_eq!(labels, DialReason::LABELS.iter().copied().collect());
+        assert_eq!(labels.len(), DialReason::LABELS.len());
+        assert_eq!(labels.len(), own.len() + TlsReason::ALL.len());
+
+        let refusals = [
+            AuthRefusal::WrongPassword,
+            AuthRefusal::NoPermission,
+            AuthRefusal::NoPasswordSet,
+            AuthRefusal::PasswordRequired,
+            AuthRefusal::Other,
+        ];
+        let labels: HashSet<_> = refusals.map(AuthRefusal::label).into_iter().collect();
+        assert_eq!(labels, AuthRefusal::LABELS.iter().copied().collect());
+        assert_eq!(labels.len(), refusals.len());
     }
 }

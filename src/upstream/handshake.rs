@@ -14,7 +14,7 @@ use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use zeroize::Zeroizing;
 
-use super::credential::{Credential, CredentialStore};
+use super::credential::{CredentialStore, Passwords};
 use super::{AuthRefusal, DialError, Upstream};
 use crate::net::Stream;
 use crate::resp::{ReplyError, ReplyScan, ReplyScanner};
@@ -83,10 +83,10 @@ async fn authenticate(
 /// `true` when Redis took one of the passwords, `false` when it answered WRONGPASS to all of them.
 async fn try_passwords(
     user: Option<&str>,
-    credential: &Credential,
+    passwords: &Passwords,
     link: &mut Link<'_>,
 ) -> Result<bool, DialError> {
-    for (number, password) in credential.in_order() {
+    for (number, password) in passwords.in_order() {
         let reply = match user {
             Some(user) => link.ask(&[b"AUTH", user.as_bytes(), password.expose()]).await?,
             None => link.ask(&[b"AUTH", password.expose()]).await?,
@@ -97,7 +97,7 @@ async fn try_passwords(
         };
         match reply {
             Reply::Simple(text) if text.as_ref() == b"OK" => {
-                credential.prefer(number);
+                passwords.prefer(number);
                 return Ok(true);
             }
             Reply::Simple(_) | Reply::Other => {

@@ -19,6 +19,7 @@ mod error;
 mod handshake;
 mod probe;
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -28,11 +29,10 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::config;
-use crate::config::UpstreamAddress;
+use crate::config::{CredentialError, UpstreamAddress};
 use crate::net::Stream;
 use crate::tls::{CertificateInfo, ClientTls, TlsError};
 
-pub use credential::CredentialError;
 use credential::CredentialStore;
 pub use dedicated::{Lane, LaneEnd};
 pub use error::{AuthRefusal, DialError, DialReason, SetupError};
@@ -67,15 +67,22 @@ struct TlsSlot {
 pub struct Dialed {
     /// The connection.
     pub stream: Stream,
+    /// What [`Counters::connected`] gave; to be kept as long as the connection.
+    pub open: OpenGuard,
 }
+
+/// Counts a connection as open until it is dropped.
+pub type OpenGuard = Box<dyn Any + Send + Sync>;
 
 /// What happens here, for the metrics; every function does nothing unless implemented.
 pub trait Counters: Send + Sync {
     /// A connection is attempted (`keyward_upstream_connects_total`).
     fn connecting(&self) {}
-    /// It is ready; so long it took (`keyward_upstream_connect_duration_seconds`).
-    fn connected(&self, took: Duration) {
+    /// It is ready; so long it took (`keyward_upstream_connect_duration_seconds`). What is returned lives as long as
+    /// the connection (`keyward_upstream_connections_open`).
+    fn connected(&self, took: Duration) -> OpenGuard {
         let _ = took;
+        Box::new(())
     }
     /// It failed (`keyward_upstream_connect_failures_total`).
     fn connect_failed(&self, reason: DialReason) {
@@ -187,23 +194,25 @@ impl Upstream {
         self.check_refusal()?;
         self.counters.connecting();
         let begun = Instant::now();
-        let outcome = self.attempt().await;
-        match &outcome {
-            Ok(_) => {
+        match self.attempt().await {
+            Ok(stream) => {
                 *lock(&self.refusal) = None;
-                self.counters.connected(begun.elapsed());
                 self.note_success();
+                Ok(Dialed {
+                    stream,
+                    open: self.counters.connected(begun.elapsed()),
+                })
             }
             Err(error) => {
                 if let Some(refusal) = error.refusal() {
                     self.counters.auth_failed(refusal);
-                    self.note_refusal(error);
+                    self.note_refusal(&error);
                 }
                 self.counters.connect_failed(error.reason());
-                self.note_failure(error);
+                self.note_failure(&error);
+                Err(error)
             }
         }
-        outcome
     }
 
     /// Looks at the secret's file again; a new credential is used from the next connection on, and existing

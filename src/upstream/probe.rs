@@ -6,13 +6,12 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::handshake::{Pong, ping};
-use super::{DialError, Upstream};
-use crate::net::Stream;
+use super::{DialError, Dialed, Upstream};
 
 /// Checks one upstream again and again over a connection that it keeps.
 pub struct Probe {
     upstream: Arc<Upstream>,
-    kept: Option<(Stream, Instant)>,
+    kept: Option<(Dialed, Instant)>,
 }
 
 /// Outcome of a check.
@@ -77,17 +76,17 @@ impl Probe {
 
     async fn once(&mut self) -> Result<Pong, DialError> {
         // Taken out, so that a connection whose PING did not end well is closed.
-        if let Some((mut stream, since)) = self.kept.take()
-            && let Ok(pong) = ping(&mut stream).await
+        if let Some((mut kept, since)) = self.kept.take()
+            && let Ok(pong) = ping(&mut kept.stream).await
         {
-            self.kept = Some((stream, since));
+            self.kept = Some((kept, since));
             return Ok(pong);
         }
-        let mut stream = self.upstream.dial().await?.stream;
-        let pong = ping(&mut stream)
+        let mut dialed = self.upstream.dial().await?;
+        let pong = ping(&mut dialed.stream)
             .await
             .inspect_err(|error| self.upstream.note_failure(error))?;
-        self.kept = Some((stream, Instant::now()));
+        self.kept = Some((dialed, Instant::now()));
         Ok(pong)
     }
 }
