@@ -362,3 +362,194 @@ const HASH_BYTES: usize = 4;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Sources told apart per minute; above it the line says "at least".
 const MAX_SOURCES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// Runs with the project's own log format and returns the lines.
+    fn lines(run: impl FnOnce(&Audit, Instant)) -> Vec<serde_json::Value> {
+        #[derive(Clone, Default)]
+        struct Buffer(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Buffer {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || writer.clone())
+            .finish();
+        let audit = Audit::new(dropped()).unwrap();
+        tracing::subscriber::with_default(subscriber, || run(&audit, Instant::now()));
+        let bytes = buffer.0.lock().unwrap();
+        let text = std::str::from_utf8(&bytes).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    fn dropped() -> IntCounter {
+        IntCounter::new("dropped", "dropped").unwrap()
+    }
+
+    fn peer() -> Peer {
+        Peer::Tcp("10.2.0.17:51514".parse().unwrap())
+    }
+
+    fn listener() -> Arc<str> {
+        "gateway".into()
+    }
+
+    #[test]
+    fn a_failed_login_is_one_flat_line() {
+        let listener = listener();
+        let lines = lines(|audit, now| {
+            let at = At {
+                listener: &listener,
+                peer: peer(),
+            };
+            audit.auth_failed(at, User::Configured("app"), "bad_password", now);
+            audit.auth_failed(at, User::None, "no_credentials", now);
+        });
+        let line = &lines[0];
+        assert_eq!(line["event"], "auth_failed");
+        assert_eq!(line["target"], TARGET);
+        assert_eq!(line["level"], "WARN");
+        assert_eq!(line["listener"], "gateway");
+        assert_eq!(line["peer"], "10.2.0.17:51514");
+        assert_eq!(line["user"], "app");
+        assert_eq!(line["reason"], "bad_password");
+        assert!(lines[1].get("user").is_none());
+    }
+
+    #[test]
+    fn an_unknown_name_is_only_recognisable() {
+        let listener = listener();
+        let names: Vec<_> = lines(|audit, now| {
+            let at = At {
+                listener: &listener,
+                peer: peer(),
+            };
+            for name in ["hunter2", "hunter2", "other\n\u{1b}[31m"] {
+                audit.auth_failed(at, User::Unknown(name.as_bytes()), "unknown_user", now);
+            }
+        })
+        .iter()
+        .map(|line| line["user"].as_str().unwrap().to_owned())
+        .collect();
+        assert_eq!(names[0], names[1]);
+        assert_ne!(names[0], names[2]);
+        assert!(
+            names
+                .iter()
+                .all(|name| name.len() == 15 && name.starts_with("sha256:")),
+            "{names:?}"
+        );
+        let (first, second) = (Audit::new(dropped()).unwrap(), Audit::new(dropped()).unwrap());
+        assert_ne!(first.name(User::Unknown(b"x")), second.name(User::Unknown(b"x")));
+    }
+
+    #[test]
+    fn a_flood_ends_in_one_summary_and_one_line_for_the_minute() {
+        let listener = listener();
+        let lines = lines(|audit, now| {
+            let at = At {
+                listener: &listener,
+                peer: peer(),
+            };
+            for _ in 0..312 {
+                audit.auth_failed(at, User::None, "bad_password", now);
+            }
+            audit.tick(now + Duration::from_secs(9));
+            audit.tick(now + Duration::from_secs(10));
+            audit.tick(now + Duration::from_secs(60));
+            audit.tick(now + Duration::from_secs(120));
+            audit.flush();
+            assert_eq!(audit.dropped.get(), 292);
+        });
+        assert_eq!(lines.len(), 22);
+        let summary = &lines[20];
+        assert_eq!(summary["event"], "auth_failed");
+        assert_eq!(summary["folded"], true);
+        assert_eq!(summary["count"], 292);
+        assert_eq!(summary["listener"], "gateway");
+        assert_eq!(summary["source"], "10.2.0.17");
+        let minute = &lines[21];
+        assert_eq!(minute["event"], "auth_failures_summary");
+        assert_eq!(
+            minute["message"],
+            "312 failed authentications in 60 s from 1 addresses"
+        );
+    }
+
+    #[test]
+    fn a_few_failures_have_no_summary() {
+        let listener = listener();
+        let lines = lines(|audit, now| {
+            let at = At {
+                listener: &listener,
+                peer: peer(),
+            };
+            audit.auth_failed(at, User::None, "bad_password", now);
+            audit.tick(now + Duration::from_secs(60));
+            audit.flush();
+        });
+        assert_eq!(lines.len(), 1);
+    }
+
+    #[test]
+    fn every_kind_has_its_fields() {
+        let listener = listener();
+        let lines = lines(|audit, now| {
+            let at = At {
+                listener: &listener,
+                peer: Peer::Unix(Some(1000)),
+            };
+            audit.command_denied(at, "app", Some("flushall"), "command", now);
+            audit.command_denied(at, "app", None, "command", now);
+            audit.connection_refused(at, "source_limit", now);
+            audit.plaintext_refused(at, now);
+            audit.source_locked_out(At { peer: peer(), ..at }, Duration::from_secs(20), now);
+            audit.lockout_ended(&listener, peer().source(), now);
+            audit.user_credential_changed("app");
+            audit.upstream_credential_changed("main");
+            audit.sessions_closed("app", 3);
+            audit.reload();
+            audit.reload_refused("KW0203");
+        });
+        let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+        assert_eq!(
+            events,
+            [
+                "command_denied",
+                "command_denied",
+                "connection_refused",
+                "plaintext_refused",
+                "source_locked_out",
+                "lockout_ended",
+                "credential_changed",
+                "credential_changed",
+                "sessions_closed",
+                "config_changed",
+                "config_refused",
+            ]
+        );
+        assert_eq!(lines[0]["cmd"], "flushall");
+        assert_eq!(lines[0]["peer"], "unix:uid=1000");
+        assert_eq!(lines[1]["cmd"], "_other");
+        assert_eq!(lines[4]["source"], "10.2.0.17");
+        assert_eq!(lines[4]["seconds"], 20);
+        assert_eq!(lines[5]["level"], "INFO");
+        assert_eq!(lines[10]["error"], "KW0203");
+    }
+}
