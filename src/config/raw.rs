@@ -40,6 +40,8 @@ pub(super) struct Table {
     /// Where the table begins.
     pub(super) place: Place,
     values: BTreeMap<&'static str, Given<Raw>>,
+    /// Keys whose value was refused: they count as given, so that nobody reports them as missing.
+    refused: Vec<&'static str>,
 }
 
 impl Table {
@@ -56,7 +58,7 @@ impl Table {
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
-        self.values.contains_key(key)
+        self.values.contains_key(key) || self.refused.contains(&key)
     }
 
     pub(super) fn remove(&mut self, key: &str) {
@@ -276,8 +278,9 @@ fn read_table(
         };
         let place = Place::of(value.span(), known.secret);
         let raw = read_value(context, &table.title, known, value);
-        if let Some(raw) = raw {
-            table.set(known.name, raw, place);
+        match raw {
+            Some(raw) => table.set(known.name, raw, place),
+            None => table.refused.push(known.name),
         }
     }
     table
