@@ -104,7 +104,10 @@ fn refusal(command: &str) -> String {
 fn assert_untouched(redis: &Redis) {
     let stats = redis.client().call("INFO commandstats");
     for (_, name) in BLOCKED {
-        assert!(!stats.contains(&format!("cmdstat_{name}:")), "{name} has reached Redis:\n{stats}");
+        assert!(
+            !stats.contains(&format!("cmdstat_{name}:")),
+            "{name} has reached Redis:\n{stats}"
+        );
     }
     assert_eq!(redis.client().call("GET canary"), format!("${SAMPLE_VALUE}"));
 }
@@ -122,7 +125,11 @@ fn blocked_commands_are_refused_directly_in_any_case_and_inline() {
     let mut client = keyward.app();
     for (line, name) in BLOCKED {
         assert_eq!(client.call(line), refusal(name), "{line}");
-        assert_eq!(client.call(&line.to_ascii_lowercase()), refusal(name), "{line}, lower case");
+        assert_eq!(
+            client.call(&line.to_ascii_lowercase()),
+            refusal(name),
+            "{line}, lower case"
+        );
         client.send(format!("{line}\r\n").as_bytes());
         assert_eq!(client.reply(), refusal(name), "{line}, inline");
     }
@@ -136,18 +143,38 @@ fn blocked_commands_inside_multi_make_exec_abort() {
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
     for (line, name) in BLOCKED {
-        client.send(&pipeline(&["MULTI", "SET canary gone", line, "SET canary gone", "EXEC", "PING"]));
+        client.send(&pipeline(&[
+            "MULTI",
+            "SET canary gone",
+            line,
+            "SET canary gone",
+            "EXEC",
+            "PING",
+        ]));
         let replies = client.replies(6);
         assert_eq!(replies[..2], ["+OK", "+QUEUED"], "{line}");
         assert_eq!(replies[2], refusal(name), "{line}");
         assert_eq!(replies[3], "+QUEUED", "{line}");
-        assert_eq!(replies[4], "-EXECABORT Transaction discarded because of previous errors.", "{line}");
+        assert_eq!(
+            replies[4], "-EXECABORT Transaction discarded because of previous errors.",
+            "{line}"
+        );
         assert_eq!(replies[5], "+PONG", "{line}");
     }
     // The next transaction is clean again; DISCARD forgets the refusal too.
-    client.send(&pipeline(&["MULTI", "KEYS *", "DISCARD", "MULTI", "GET canary", "EXEC"]));
+    client.send(&pipeline(&[
+        "MULTI",
+        "KEYS *",
+        "DISCARD",
+        "MULTI",
+        "GET canary",
+        "EXEC",
+    ]));
     let replies = client.replies(6);
-    assert_eq!(replies[2..], ["+OK", "+OK", "+QUEUED", &format!("*[${SAMPLE_VALUE}]")]);
+    assert_eq!(
+        replies[2..],
+        ["+OK", "+OK", "+QUEUED", &format!("*[${SAMPLE_VALUE}]")]
+    );
     assert_untouched(&redis);
 }
 
@@ -225,9 +252,22 @@ fn strict_refuses_more() {
     }
     for line in STRICT {
         let reply = client.call(line);
-        assert!(reply.starts_with("-NOPERM User app has no permissions to "), "{line}: {reply}");
+        assert!(
+            reply.starts_with("-NOPERM User app has no permissions to "),
+            "{line}: {reply}"
+        );
     }
-    for line in ["SET b 1", "GET b", "INCR b", "HSET h f v", "LPUSH l a", "COPY b c", "EXPIRE b 100", "MULTI", "EXEC"] {
+    for line in [
+        "SET b 1",
+        "GET b",
+        "INCR b",
+        "HSET h f v",
+        "LPUSH l a",
+        "COPY b c",
+        "EXPIRE b 100",
+        "MULTI",
+        "EXEC",
+    ] {
         let reply = client.call(line);
         assert!(!reply.starts_with('-'), "{line}: {reply}");
     }
@@ -239,16 +279,31 @@ fn containers_without_a_known_subcommand_are_refused() {
     let redis = redis_with_a_canary();
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
-    let lines =
-        ["CONFIG", "CONFIG NOSUCH x", "ACL", "ACL NOSUCH", "DEBUG", "SLOWLOG NOSUCH", "CLIENT", "CLIENT NOSUCH", "MODULE"];
+    let lines = [
+        "CONFIG",
+        "CONFIG NOSUCH x",
+        "ACL",
+        "ACL NOSUCH",
+        "DEBUG",
+        "SLOWLOG NOSUCH",
+        "CLIENT",
+        "CLIENT NOSUCH",
+        "MODULE",
+    ];
     for line in lines {
         let reply = client.call(line);
-        assert!(reply.starts_with("-ERR ") || reply.starts_with("-NOPERM "), "{line}: {reply}");
+        assert!(
+            reply.starts_with("-ERR ") || reply.starts_with("-NOPERM "),
+            "{line}: {reply}"
+        );
     }
     assert_eq!(client.call("PING"), "+PONG");
     let stats = redis.client().call("INFO commandstats");
     for container in ["config", "acl", "slowlog", "module", "debug"] {
-        assert!(!stats.contains(&format!("cmdstat_{container}")), "{container}: {stats}");
+        assert!(
+            !stats.contains(&format!("cmdstat_{container}")),
+            "{container}: {stats}"
+        );
     }
 }
 
@@ -258,18 +313,37 @@ fn unknown_commands_are_refused_here_not_there() {
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
     let before = redis.info("total_error_replies");
-    for line in ["XYZZY", "FT.SEARCH a b", "JSON.SET a b c", "GETT a", "flushall2", "config|get x"] {
+    for line in [
+        "XYZZY",
+        "FT.SEARCH a b",
+        "JSON.SET a b c",
+        "GETT a",
+        "flushall2",
+        "config|get x",
+    ] {
         let reply = client.call(line);
         let name = line.split(' ').next().unwrap();
-        assert!(reply.starts_with(&format!("-ERR unknown command '{name}'")), "{line}: {reply}");
+        assert!(
+            reply.starts_with(&format!("-ERR unknown command '{name}'")),
+            "{line}: {reply}"
+        );
     }
     client.send(&pipeline(&["MULTI", "XYZZY", "EXEC", "PING"]));
     let replies = client.replies(4);
     assert!(replies[1].starts_with("-ERR unknown command"), "{replies:?}");
-    assert_eq!(replies[2..], ["-EXECABORT Transaction discarded because of previous errors.", "+PONG"]);
+    assert_eq!(
+        replies[2..],
+        [
+            "-EXECABORT Transaction discarded because of previous errors.",
+            "+PONG"
+        ]
+    );
     let after = redis.info("total_error_replies");
     // EXEC inside Redis may have answered the abort; nothing else may have become an error there.
-    assert!(after.parse::<u64>().unwrap() <= before.parse::<u64>().unwrap() + 2, "{before} to {after}");
+    assert!(
+        after.parse::<u64>().unwrap() <= before.parse::<u64>().unwrap() + 2,
+        "{before} to {after}"
+    );
     keyward.wait_metric("keyward_commands_denied_total", &[("cmd", "_other")], 7.0);
 }
 
@@ -277,7 +351,17 @@ fn unknown_commands_are_refused_here_not_there() {
 fn wrong_arity_is_answered_as_redis_does() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
-    let lines = ["GET", "GET a b", "SET a", "HSET h f", "EXPIRE a", "PING a b", "SELECT", "CLIENT SETNAME", "OBJECT ENCODING"];
+    let lines = [
+        "GET",
+        "GET a b",
+        "SET a",
+        "HSET h f",
+        "EXPIRE a",
+        "PING a b",
+        "SELECT",
+        "CLIENT SETNAME",
+        "OBJECT ENCODING",
+    ];
     for line in lines {
         assert_eq!(keyward.app().call(line), redis.client().call(line), "{line}");
     }
@@ -285,7 +369,9 @@ fn wrong_arity_is_answered_as_redis_does() {
 
 #[test]
 fn a_renamed_command_cannot_be_reached() {
-    let redis = Redis::with_password().line("rename-command FLUSHALL xyzzy").start();
+    let redis = Redis::with_password()
+        .line("rename-command FLUSHALL xyzzy")
+        .start();
     assert_eq!(redis.client().call("SET canary x"), "+OK");
     let keyward = Keyward::start(&redis);
     for mut client in [keyward.app(), keyward.root()] {
@@ -313,24 +399,79 @@ fn replication_is_refused_to_everyone() {
 fn rules_in_redis_own_language_decide() {
     let redis = redis_with_a_canary();
     let rules: &[(&str, &[(&str, bool)])] = &[
-        ("-@all +get ~* &*", &[("GET canary", true), ("SET canary x", false), ("PING", false), ("SELECT 0", false)]),
-        ("+@all -@dangerous ~* &*", &[("GET canary", true), ("INFO server", false), ("FLUSHALL", false), ("SORT nolist", false)]),
-        ("+@all -@dangerous +info ~* &*", &[("INFO server", true), ("KEYS *", false)]),
-        ("+@read ~* &*", &[("GET canary", true), ("STRLEN canary", true), ("APPEND canary x", false)]),
-        ("-@all +config|get ~* &*", &[("CONFIG GET maxmemory", true), ("CONFIG SET maxmemory 0", false), ("GET canary", false)]),
-        ("+@all -config ~* &*", &[("CONFIG GET maxmemory", false), ("CLIENT ID", true)]),
-        ("allcommands ~* &*", &[("KEYS nothing*", true), ("CONFIG GET maxmemory", true)]),
-        ("+@all nocommands +ping ~* &*", &[("PING", true), ("GET canary", false)]),
-        ("safe +keys -get", &[("KEYS nothing*", true), ("GET canary", false), ("FLUSHALL", false)]),
+        (
+            "-@all +get ~* &*",
+            &[
+                ("GET canary", true),
+                ("SET canary x", false),
+                ("PING", false),
+                ("SELECT 0", false),
+            ],
+        ),
+        (
+            "+@all -@dangerous ~* &*",
+            &[
+                ("GET canary", true),
+                ("INFO server", false),
+                ("FLUSHALL", false),
+                ("SORT nolist", false),
+            ],
+        ),
+        (
+            "+@all -@dangerous +info ~* &*",
+            &[("INFO server", true), ("KEYS *", false)],
+        ),
+        (
+            "+@read ~* &*",
+            &[
+                ("GET canary", true),
+                ("STRLEN canary", true),
+                ("APPEND canary x", false),
+            ],
+        ),
+        (
+            "-@all +config|get ~* &*",
+            &[
+                ("CONFIG GET maxmemory", true),
+                ("CONFIG SET maxmemory 0", false),
+                ("GET canary", false),
+            ],
+        ),
+        (
+            "+@all -config ~* &*",
+            &[("CONFIG GET maxmemory", false), ("CLIENT ID", true)],
+        ),
+        (
+            "allcommands ~* &*",
+            &[("KEYS nothing*", true), ("CONFIG GET maxmemory", true)],
+        ),
+        (
+            "+@all nocommands +ping ~* &*",
+            &[("PING", true), ("GET canary", false)],
+        ),
+        (
+            "safe +keys -get",
+            &[
+                ("KEYS nothing*", true),
+                ("GET canary", false),
+                ("FLUSHALL", false),
+            ],
+        ),
         ("strict +select", &[("SELECT 1", true), ("SCAN 0", false)]),
         ("+@all ~*", &[("PUBLISH a b", false), ("GET canary", true)]),
     ];
     for (rule, cases) in rules {
-        let keyward = Setup::new(&redis).user_line("app", &format!("acl = {rule:?}")).start();
+        let keyward = Setup::new(&redis)
+            .user_line("app", &format!("acl = {rule:?}"))
+            .start();
         let mut client = keyward.app();
         for (line, allowed) in *cases {
             let reply = client.call(line);
-            assert_eq!(!reply.starts_with("-NOPERM "), *allowed, "{rule}: {line}: {reply}");
+            assert_eq!(
+                !reply.starts_with("-NOPERM "),
+                *allowed,
+                "{rule}: {line}: {reply}"
+            );
         }
     }
     assert_eq!(redis.client().call("GET canary"), format!("${SAMPLE_VALUE}"));
@@ -339,10 +480,23 @@ fn rules_in_redis_own_language_decide() {
 #[test]
 fn rules_that_cannot_be_kept_yet_are_refused_at_start() {
     let redis = Redis::start();
-    for rule in ["+@all ~cache:*", "+@all ~* &news:*", "+@all %R~a* &*", "+get ~* (+set ~a)", "+@all", "+nosuch ~*", "+@nosuch ~*"] {
-        let (code, text) = Setup::new(&redis).user_line("app", &format!("acl = {rule:?}")).refuse();
+    for rule in [
+        "+@all ~cache:*",
+        "+@all ~* &news:*",
+        "+@all %R~a* &*",
+        "+get ~* (+set ~a)",
+        "+@all",
+        "+nosuch ~*",
+        "+@nosuch ~*",
+    ] {
+        let (code, text) = Setup::new(&redis)
+            .user_line("app", &format!("acl = {rule:?}"))
+            .refuse();
         assert_eq!(code, 78, "{rule}: {text}");
-        assert!(text.contains("keyward.toml:"), "{rule}: the message names the place: {text}");
+        assert!(
+            text.contains("keyward.toml:"),
+            "{rule}: the message names the place: {text}"
+        );
     }
 }
 
@@ -351,12 +505,24 @@ fn scripts_reach_what_redis_lets_them_reach_and_no_more_through_us() {
     // Said in the README: a proxy cannot look into scripts. Where Redis's own rules forbid it, its refusal comes back.
     let redis = redis_with_a_canary();
     let mut admin = redis.client();
-    let user = ["ACL", "SETUSER", "keyward", "on", ">upstream-user-secret-0123456789abcdef", "~*", "&*", "+@all", "-flushall"];
+    let user = [
+        "ACL",
+        "SETUSER",
+        "keyward",
+        "on",
+        ">upstream-user-secret-0123456789abcdef",
+        "~*",
+        "&*",
+        "+@all",
+        "-flushall",
+    ];
     assert_eq!(admin.call_args(&user), "+OK");
     let setup = Setup::new(&redis).upstream("username = \"keyward\"");
     setup.write("main.redis", "upstream-user-secret-0123456789abcdef\n");
     let keyward = setup.start();
-    let reply = keyward.app().call_args(&["EVAL", "return redis.call('flu'..'shall')", "0"]);
+    let reply = keyward
+        .app()
+        .call_args(&["EVAL", "return redis.call('flu'..'shall')", "0"]);
     assert!(reply.starts_with('-'), "{reply}");
     assert_eq!(admin.call("GET canary"), format!("${SAMPLE_VALUE}"));
 }
@@ -367,6 +533,11 @@ fn denied_commands_of_other_users_name_the_other_user() {
     let keyward = Keyward::start(&redis);
     let denied = |mut client: Client| client.call("KEYS *");
     assert_eq!(denied(keyward.app()), refusal("keys"));
-    let default = keyward.connect().login("default", super::support::DEFAULT_PASSWORD);
-    assert_eq!(denied(default), "-NOPERM User default has no permissions to run the 'keys' command");
+    let default = keyward
+        .connect()
+        .login("default", super::support::DEFAULT_PASSWORD);
+    assert_eq!(
+        denied(default),
+        "-NOPERM User default has no permissions to run the 'keys' command"
+    );
 }

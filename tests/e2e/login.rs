@@ -29,7 +29,9 @@ fn what_is_said_before_login_is_what_redis_says() {
     // The same password for `default` on both sides, so that the same bytes can be sent to both.
     let redis = Redis::with_password().start();
     let password = super::support::REDIS_PASSWORD;
-    let keyward = Setup::new(&redis).user("default", password, "acl = \"safe\"").start();
+    let keyward = Setup::new(&redis)
+        .user("default", password, "acl = \"safe\"")
+        .start();
     let table: &[&[&str]] = &[
         &["PING"],
         &["GET", "a"],
@@ -88,10 +90,16 @@ fn both_forms_of_auth_log_in() {
     assert_eq!(two.call_args(&["SET", "k", SAMPLE_VALUE]), "+OK");
     assert_eq!(one.call("GET k"), format!("${SAMPLE_VALUE}"));
     // The name decides: the password of one user is none for another.
-    assert_eq!(keyward.connect().call_args(&["AUTH", "default", APP_PASSWORD]), WRONGPASS);
+    assert_eq!(
+        keyward.connect().call_args(&["AUTH", "default", APP_PASSWORD]),
+        WRONGPASS
+    );
     assert_eq!(keyward.connect().call_args(&["AUTH", APP_PASSWORD]), WRONGPASS);
     // User names are compared byte by byte, as in Redis.
-    assert_eq!(keyward.connect().call_args(&["AUTH", "App", APP_PASSWORD]), WRONGPASS);
+    assert_eq!(
+        keyward.connect().call_args(&["AUTH", "App", APP_PASSWORD]),
+        WRONGPASS
+    );
 }
 
 #[test]
@@ -106,13 +114,18 @@ fn inline_auth_logs_in() {
 #[test]
 fn unknown_users_disabled_users_and_wrong_passwords_get_the_same_words() {
     let redis = Redis::start();
-    let keyward = Setup::new(&redis).user("gone", APP_PASSWORD_2, "acl = \"off +@all ~* &*\"").start();
+    let keyward = Setup::new(&redis)
+        .user("gone", APP_PASSWORD_2, "acl = \"off +@all ~* &*\"")
+        .start();
     let mut client = keyward.connect();
     assert_eq!(client.call_args(&["AUTH", "app", WRONG_PASSWORD]), WRONGPASS);
     assert_eq!(client.call_args(&["AUTH", "nobody", APP_PASSWORD]), WRONGPASS);
     assert_eq!(client.call_args(&["AUTH", "gone", APP_PASSWORD_2]), WRONGPASS);
     assert_eq!(client.call("PING"), NOAUTH);
-    assert_eq!(client.call_args(&["HELLO", "3", "AUTH", "gone", APP_PASSWORD_2]), WRONGPASS);
+    assert_eq!(
+        client.call_args(&["HELLO", "3", "AUTH", "gone", APP_PASSWORD_2]),
+        WRONGPASS
+    );
     assert_eq!(client.call_args(&["AUTH", "app", APP_PASSWORD]), "+OK");
 }
 
@@ -124,13 +137,22 @@ fn a_user_may_have_several_passwords_and_hashes() {
         out.trim().to_owned()
     };
     let redis = Redis::start();
-    let hashes = format!("password_hashes = [{:?}, {:?}]", hash(APP_PASSWORD), hash(APP_PASSWORD_2));
-    let setup = Setup::new(&redis).user_line("app", "password_file = unset").user_line("app", &hashes);
+    let hashes = format!(
+        "password_hashes = [{:?}, {:?}]",
+        hash(APP_PASSWORD),
+        hash(APP_PASSWORD_2)
+    );
+    let setup = Setup::new(&redis)
+        .user_line("app", "password_file = unset")
+        .user_line("app", &hashes);
     let keyward = setup.start();
     for password in [APP_PASSWORD, APP_PASSWORD_2] {
         assert_eq!(keyward.connect().call_args(&["AUTH", "app", password]), "+OK");
     }
-    assert_eq!(keyward.connect().call_args(&["AUTH", "app", WRONG_PASSWORD]), WRONGPASS);
+    assert_eq!(
+        keyward.connect().call_args(&["AUTH", "app", WRONG_PASSWORD]),
+        WRONGPASS
+    );
     // The digest itself is no password (rule A-1).
     let digest = hash(APP_PASSWORD);
     let digest = digest.trim_start_matches("sha256:");
@@ -154,7 +176,10 @@ fn users_come_from_a_redis_acl_file_too() {
     let setup = Setup::new(&redis).without_users();
     let (_, hash, _) = command_line(&["hash-password"], &[], APP_PASSWORD);
     let hash = hash.trim().trim_start_matches("sha256:").to_owned();
-    let file = setup.write("users.acl", &format!("user app on #{hash} ~* &* +@all -@dangerous +info\n"));
+    let file = setup.write(
+        "users.acl",
+        &format!("user app on #{hash} ~* &* +@all -@dangerous +info\n"),
+    );
     let keyward = setup.listener(&format!("users_file = {:?}", file)).start();
     let mut client = keyward.app();
     assert_eq!(client.call("SET a 1"), "+OK");
@@ -194,14 +219,59 @@ fn a_hello_that_fails_leaves_everything_as_it_was() {
     let failing: &[(&[&str], &str)] = &[
         (&["HELLO", "4", "AUTH", "app", APP_PASSWORD], noproto),
         (&["HELLO", "99", "AUTH", "app", APP_PASSWORD], noproto),
-        (&["HELLO", "abc", "AUTH", "app", APP_PASSWORD], "-ERR Protocol version is not an integer or out of range"),
+        (
+            &["HELLO", "abc", "AUTH", "app", APP_PASSWORD],
+            "-ERR Protocol version is not an integer or out of range",
+        ),
         // S-6: a repeated AUTH clause is refused whole, in any order of right and wrong.
-        (&["HELLO", "3", "AUTH", "app", APP_PASSWORD, "AUTH", "app", WRONG_PASSWORD], "-"),
-        (&["HELLO", "3", "AUTH", "app", WRONG_PASSWORD, "AUTH", "app", APP_PASSWORD], "-"),
-        (&["HELLO", "3", "AUTH", "app", APP_PASSWORD, "AUTH", "app", APP_PASSWORD], "-"),
+        (
+            &[
+                "HELLO",
+                "3",
+                "AUTH",
+                "app",
+                APP_PASSWORD,
+                "AUTH",
+                "app",
+                WRONG_PASSWORD,
+            ],
+            "-",
+        ),
+        (
+            &[
+                "HELLO",
+                "3",
+                "AUTH",
+                "app",
+                WRONG_PASSWORD,
+                "AUTH",
+                "app",
+                APP_PASSWORD,
+            ],
+            "-",
+        ),
+        (
+            &[
+                "HELLO",
+                "3",
+                "AUTH",
+                "app",
+                APP_PASSWORD,
+                "AUTH",
+                "app",
+                APP_PASSWORD,
+            ],
+            "-",
+        ),
         // S-7: everything is validated before the login.
-        (&["HELLO", "3", "AUTH", "app", APP_PASSWORD, "SETNAME", "x y"], "-ERR "),
-        (&["HELLO", "3", "AUTH", "app", APP_PASSWORD, "SETNAME", "x\ny"], "-ERR "),
+        (
+            &["HELLO", "3", "AUTH", "app", APP_PASSWORD, "SETNAME", "x y"],
+            "-ERR ",
+        ),
+        (
+            &["HELLO", "3", "AUTH", "app", APP_PASSWORD, "SETNAME", "x\ny"],
+            "-ERR ",
+        ),
         (&["HELLO", "3", "AUTH", "app", APP_PASSWORD, "SETNAME"], "-ERR "),
         (&["HELLO", "3", "AUTH", "app", APP_PASSWORD, "NOSUCH"], "-ERR "),
         (&["HELLO", "3", "AUTH", "app", WRONG_PASSWORD], WRONGPASS),
@@ -212,7 +282,10 @@ fn a_hello_that_fails_leaves_everything_as_it_was() {
         assert!(reply.starts_with(start), "{args:?}: {reply}");
         assert_eq!(client.call("PING"), NOAUTH, "{args:?} must not log in");
         let hello = client.call_args(&["HELLO", "2", "AUTH", "app", APP_PASSWORD]);
-        assert!(hello.contains("$proto, :2"), "{args:?}: the connection goes on: {hello}");
+        assert!(
+            hello.contains("$proto, :2"),
+            "{args:?}: the connection goes on: {hello}"
+        );
     }
     // Logged in already: the failure changes neither the protocol nor the user.
     let mut client = keyward.app();
@@ -229,8 +302,15 @@ fn a_failed_auth_leaves_a_logged_in_connection_as_it_is() {
     let mut client = keyward.app();
     assert_eq!(client.call_args(&["AUTH", "root", WRONG_PASSWORD]), WRONGPASS);
     assert_eq!(client.call("PING"), "+PONG");
-    assert!(client.call("FLUSHALL").starts_with("-NOPERM "), "still the user app");
-    keyward.wait_metric("keyward_auth_failures_total", &[("user", "root"), ("reason", "bad_password")], 1.0);
+    assert!(
+        client.call("FLUSHALL").starts_with("-NOPERM "),
+        "still the user app"
+    );
+    keyward.wait_metric(
+        "keyward_auth_failures_total",
+        &[("user", "root"), ("reason", "bad_password")],
+        1.0,
+    );
 }
 
 #[test]
@@ -256,7 +336,11 @@ fn reset_logs_out() {
     assert_eq!(client.call("RESET"), "+RESET");
     assert_eq!(client.call("GET a"), NOAUTH);
     assert_eq!(client.call_args(&["AUTH", "app", APP_PASSWORD]), "+OK");
-    assert_eq!(client.call("GET a"), "$-1", "RESP2 and database 0 again, transaction discarded");
+    assert_eq!(
+        client.call("GET a"),
+        "$-1",
+        "RESP2 and database 0 again, transaction discarded"
+    );
     assert_eq!(client.call("EXEC"), "-ERR EXEC without MULTI");
     // Pipelined: every reply in its place.
     client.send(&super::support::pipeline(&["PING", "RESET", "PING"]));
@@ -295,9 +379,15 @@ fn auth_and_hello_inside_multi_are_refused_and_make_exec_abort() {
         let mut client = keyward.app();
         assert_eq!(client.call("MULTI"), "+OK");
         let reply = client.call_args(attempt);
-        assert!(reply.starts_with("-ERR ") && reply.contains("MULTI"), "{attempt:?}: {reply}");
+        assert!(
+            reply.starts_with("-ERR ") && reply.contains("MULTI"),
+            "{attempt:?}: {reply}"
+        );
         assert_eq!(client.call("PING"), "+QUEUED", "{attempt:?}");
-        assert_eq!(client.call("EXEC"), "-EXECABORT Transaction discarded because of previous errors.");
+        assert_eq!(
+            client.call("EXEC"),
+            "-EXECABORT Transaction discarded because of previous errors."
+        );
         assert_eq!(client.call("GET missing"), "$-1", "still RESP2, still in step");
     }
 }
@@ -306,14 +396,19 @@ fn auth_and_hello_inside_multi_are_refused_and_make_exec_abort() {
 fn eleven_arguments_before_login_end_the_connection() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
-    let ten: Vec<&[u8]> = std::iter::once(&b"DEL"[..]).chain(std::iter::repeat_n(&b"k"[..], 9)).collect();
+    let ten: Vec<&[u8]> = std::iter::once(&b"DEL"[..])
+        .chain(std::iter::repeat_n(&b"k"[..], 9))
+        .collect();
     let mut client = keyward.connect();
     client.send(&request(&ten));
     assert_eq!(client.reply(), NOAUTH);
     let mut eleven = ten.clone();
     eleven.push(b"k");
     client.send(&request(&eleven));
-    assert_eq!(client.reply(), "-ERR Protocol error: unauthenticated multibulk length");
+    assert_eq!(
+        client.reply(),
+        "-ERR Protocol error: unauthenticated multibulk length"
+    );
     client.expect_closed();
     let mut client = keyward.app();
     client.send(&request(&eleven));
@@ -344,7 +439,11 @@ fn bytes_that_trickle_in_do_not_extend_the_login_deadline() {
     client.patience(Duration::from_millis(40));
     let mut closed = false;
     // A slow request, one byte now and then, never complete.
-    for byte in b"*2\r\n$4\r\nAUTH\r\n$16000\r\n".iter().copied().chain(std::iter::repeat(b'x')) {
+    for byte in b"*2\r\n$4\r\nAUTH\r\n$16000\r\n"
+        .iter()
+        .copied()
+        .chain(std::iter::repeat(b'x'))
+    {
         if client.try_send(&[byte]).is_err() || matches!(client.try_value(), Err(error) if is_close(&error)) {
             closed = true;
             break;
@@ -354,8 +453,16 @@ fn bytes_that_trickle_in_do_not_extend_the_login_deadline() {
         }
     }
     assert!(closed, "still open after {:?}", began.elapsed());
-    assert!(began.elapsed() >= limit, "closed after {:?} already", began.elapsed());
-    keyward.wait_metric("keyward_auth_failures_total", &[("user", ""), ("reason", "timeout")], 1.0);
+    assert!(
+        began.elapsed() >= limit,
+        "closed after {:?} already",
+        began.elapsed()
+    );
+    keyward.wait_metric(
+        "keyward_auth_failures_total",
+        &[("user", ""), ("reason", "timeout")],
+        1.0,
+    );
     // Nor does a silent one stay.
     let began = Instant::now();
     let mut silent = keyward.connect();
@@ -368,7 +475,10 @@ fn bytes_that_trickle_in_do_not_extend_the_login_deadline() {
 }
 
 fn is_close(error: &std::io::Error) -> bool {
-    !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+    !matches!(
+        error.kind(),
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+    )
 }
 
 #[test]
@@ -394,20 +504,34 @@ fn five_failed_logins_end_the_connection() {
     let keyward = Keyward::start(&redis);
     let mut client = keyward.connect();
     for attempt in 1..=5 {
-        assert_eq!(client.call_args(&["AUTH", "app", WRONG_PASSWORD]), WRONGPASS, "attempt {attempt}");
+        assert_eq!(
+            client.call_args(&["AUTH", "app", WRONG_PASSWORD]),
+            WRONGPASS,
+            "attempt {attempt}"
+        );
     }
     client.expect_closed();
     let mut client = keyward.connect();
     for _ in 0..4 {
-        assert_eq!(client.call_args(&["HELLO", "3", "AUTH", "app", WRONG_PASSWORD]), WRONGPASS);
+        assert_eq!(
+            client.call_args(&["HELLO", "3", "AUTH", "app", WRONG_PASSWORD]),
+            WRONGPASS
+        );
     }
-    assert_eq!(client.call_args(&["AUTH", "app", APP_PASSWORD]), "+OK", "four are forgiven");
+    assert_eq!(
+        client.call_args(&["AUTH", "app", APP_PASSWORD]),
+        "+OK",
+        "four are forgiven"
+    );
 }
 
 #[test]
 fn the_bounds_before_login_can_be_configured() {
     let redis = Redis::start();
-    let keyward = Setup::new(&redis).login("max_failures = 2").login("max_commands = 3").start();
+    let keyward = Setup::new(&redis)
+        .login("max_failures = 2")
+        .login("max_commands = 3")
+        .start();
     let mut client = keyward.connect();
     for _ in 0..2 {
         assert_eq!(client.call_args(&["AUTH", "app", WRONG_PASSWORD]), WRONGPASS);
@@ -430,9 +554,16 @@ fn strangers_open_no_connection_to_redis() {
             client
         })
         .collect();
-    assert!(redis.other_clients() <= 2, "only the readiness check may be connected");
+    assert!(
+        redis.other_clients() <= 2,
+        "only the readiness check may be connected"
+    );
     drop(strangers);
-    assert_eq!(redis.info("acl_access_denied_auth").parse::<u64>().unwrap_or(0), 0, "no login was passed on");
+    assert_eq!(
+        redis.info("acl_access_denied_auth").parse::<u64>().unwrap_or(0),
+        0,
+        "no login was passed on"
+    );
 }
 
 #[test]
@@ -452,7 +583,10 @@ fn pipelined_commands_behind_a_login_are_answered_in_order() {
 #[test]
 fn a_listener_without_login_serves_everyone_who_reaches_it() {
     let redis = Redis::start();
-    let setup = Setup::new(&redis).without_users().listener("login = \"none\"").expect("no_login");
+    let setup = Setup::new(&redis)
+        .without_users()
+        .listener("login = \"none\"")
+        .expect("no_login");
     let socket = setup.dir().join("local.sock");
     let address = format!("unix:{}", socket.display());
     let keyward = setup
@@ -469,7 +603,10 @@ fn a_listener_without_login_serves_everyone_who_reaches_it() {
         assert_eq!(client.call("GET a"), "$1");
     }
     let mode = std::fs::metadata(&socket).unwrap();
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o600);
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777,
+        0o600
+    );
     // `strict` on the one, `safe` on the other.
     assert_eq!(keyward.connect().call("SELECT 1"), "+OK");
     assert!(Client::unix(&socket).call("SELECT 1").starts_with("-NOPERM "));

@@ -28,7 +28,8 @@ fn same(keyward: &mut Client, redis: &mut Client, lines: &[&str]) {
 /// A message can only arrive when the subscription is known to Redis.
 fn wait_subscribers(redis: &Redis, channel: &str, count: u32) {
     eventually("subscribers", || {
-        (redis.client().call(&format!("PUBSUB NUMSUB {channel}")) == format!("*[${channel}, :{count}]")).then_some(())
+        (redis.client().call(&format!("PUBSUB NUMSUB {channel}")) == format!("*[${channel}, :{count}]"))
+            .then_some(())
     });
 }
 
@@ -73,7 +74,9 @@ fn more_outstanding_requests_than_are_tracked_only_wait() {
     }
     let mut socket = client.socket();
     let writer = thread::spawn(move || std::io::Write::write_all(&mut socket, &bytes).unwrap());
-    eventually("the blocked client", || (redis.info("blocked_clients") == "1").then_some(()));
+    eventually("the blocked client", || {
+        (redis.info("blocked_clients") == "1").then_some(())
+    });
     assert_eq!(redis.client().call("RPUSH gate open"), ":1");
     assert_eq!(client.reply(), "*[$gate, $open]");
     for number in 1..=40_000 {
@@ -92,12 +95,39 @@ fn transactions_work_as_in_redis() {
         &mut ours,
         &mut theirs,
         &[
-            "MULTI", "SET a 1", "INCR a", "LPUSH a x", "GET a", "EXEC", // a runtime error is an element (S-2)
-            "MULTI", "EXEC", "MULTI", "SET a 5", "DISCARD", "GET a", "EXEC", "DISCARD",
-            "MULTI", "MULTI", "PING", "EXEC", // nested (S-3)
-            "MULTI", "WATCH a", "PING", "EXEC",
-            "MULTI", "GET", "PING", "EXEC", // wrong arity aborts
-            "WATCH a b", "UNWATCH", "WATCH a", "MULTI", "GET a", "EXEC", "PING",
+            "MULTI",
+            "SET a 1",
+            "INCR a",
+            "LPUSH a x",
+            "GET a",
+            "EXEC", // a runtime error is an element (S-2)
+            "MULTI",
+            "EXEC",
+            "MULTI",
+            "SET a 5",
+            "DISCARD",
+            "GET a",
+            "EXEC",
+            "DISCARD",
+            "MULTI",
+            "MULTI",
+            "PING",
+            "EXEC", // nested (S-3)
+            "MULTI",
+            "WATCH a",
+            "PING",
+            "EXEC",
+            "MULTI",
+            "GET",
+            "PING",
+            "EXEC", // wrong arity aborts
+            "WATCH a b",
+            "UNWATCH",
+            "WATCH a",
+            "MULTI",
+            "GET a",
+            "EXEC",
+            "PING",
         ],
     );
 }
@@ -140,9 +170,14 @@ fn a_refusal_waits_behind_a_blocked_command() {
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
     client.send(&pipeline(&["BLPOP list 0", "FLUSHALL", "PING"]));
-    eventually("the blocked client", || (redis.info("blocked_clients") == "1").then_some(()));
+    eventually("the blocked client", || {
+        (redis.info("blocked_clients") == "1").then_some(())
+    });
     client.patience(Duration::from_millis(100));
-    assert!(client.try_value().is_err(), "nothing may be answered before the BLPOP (S-13)");
+    assert!(
+        client.try_value().is_err(),
+        "nothing may be answered before the BLPOP (S-13)"
+    );
     client.patience(super::support::PATIENCE);
     assert_eq!(keyward.app().call("RPUSH list x"), ":1");
     assert_eq!(client.reply(), "*[$list, $x]");
@@ -155,7 +190,12 @@ fn blocking_commands_time_out_by_themselves() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
-    for line in ["BLPOP none 0.1", "BRPOP none 0.1", "BZPOPMIN none 0.1", "BLMPOP 0.1 1 none LEFT"] {
+    for line in [
+        "BLPOP none 0.1",
+        "BRPOP none 0.1",
+        "BZPOPMIN none 0.1",
+        "BLMPOP 0.1 1 none LEFT",
+    ] {
         assert_eq!(client.call(line), "*-1", "{line}");
     }
     assert_eq!(client.call("BLMOVE none other LEFT LEFT 0.1"), "$-1");
@@ -171,13 +211,17 @@ fn the_element_for_a_client_that_has_gone_is_not_lost() {
     for abrupt in [false, true] {
         let mut gone = keyward.app();
         gone.send(&words("BLPOP list 0"));
-        eventually("the blocked client", || (redis.info("blocked_clients") == "1").then_some(()));
+        eventually("the blocked client", || {
+            (redis.info("blocked_clients") == "1").then_some(())
+        });
         if abrupt {
             gone.reset();
         } else {
             drop(gone);
         }
-        eventually("its end in Redis", || (redis.info("blocked_clients") == "0").then_some(()));
+        eventually("its end in Redis", || {
+            (redis.info("blocked_clients") == "0").then_some(())
+        });
         let mut next = keyward.app();
         assert_eq!(next.call("RPUSH list x"), ":1");
         assert_eq!(next.call("LPOP list"), "$x", "S-14");
@@ -221,7 +265,9 @@ fn abrupt_ends_leave_nothing_behind() {
         }
     }
     keyward.wait_metric("keyward_connections_open", &[("listener", "main")], 0.0);
-    eventually("lanes to be given back", || (redis.other_clients() <= 2).then_some(()));
+    eventually("lanes to be given back", || {
+        (redis.other_clients() <= 2).then_some(())
+    });
     assert_eq!(keyward.app().call("GET a"), "$1");
 }
 
@@ -232,30 +278,45 @@ fn subscriptions_in_resp2() {
     let mut client = keyward.app();
     assert_eq!(client.call("SET a 1"), "+OK");
     client.send(&words("SUBSCRIBE one two"));
-    assert_eq!(client.replies(2), ["*[$subscribe, $one, :1]", "*[$subscribe, $two, :2]"]);
+    assert_eq!(
+        client.replies(2),
+        ["*[$subscribe, $one, :1]", "*[$subscribe, $two, :2]"]
+    );
     assert_eq!(client.call("PSUBSCRIBE o* x?"), "*[$psubscribe, $o*, :3]");
     assert_eq!(client.reply(), "*[$psubscribe, $x?, :4]");
     assert_eq!(keyward.app().call("PUBLISH one hello"), ":2");
     let got: BTreeSet<String> = client.replies(2).into_iter().collect();
-    let expected = ["*[$message, $one, $hello]".to_owned(), "*[$pmessage, $o*, $one, $hello]".to_owned()];
+    let expected = [
+        "*[$message, $one, $hello]".to_owned(),
+        "*[$pmessage, $o*, $one, $hello]".to_owned(),
+    ];
     assert_eq!(got, BTreeSet::from(expected));
     // What is possible in between, and what is not; the policy still holds.
     assert_eq!(client.call("PING"), "*[$pong, $]");
     assert_eq!(client.call("PING x"), "*[$pong, $x]");
     let refused = client.call("GET a");
-    assert!(refused.starts_with("-ERR Can't execute 'get': only (P|S)SUBSCRIBE"), "{refused}");
+    assert!(
+        refused.starts_with("-ERR Can't execute 'get': only (P|S)SUBSCRIBE"),
+        "{refused}"
+    );
     assert!(client.call("FLUSHALL").starts_with('-'));
     assert!(client.call("NOSUCH").starts_with('-'));
     client.send(&words("UNSUBSCRIBE"));
     let got: BTreeSet<String> = client.replies(2).into_iter().collect();
-    assert!(got.iter().all(|reply| reply.starts_with("*[$unsubscribe, $")), "{got:?}");
+    assert!(
+        got.iter().all(|reply| reply.starts_with("*[$unsubscribe, $")),
+        "{got:?}"
+    );
     client.send(&words("PUNSUBSCRIBE"));
     let last = client.replies(2);
     assert!(last[1].ends_with(", :0]"), "{last:?}");
     // Back to normal.
     assert_eq!(client.call("GET a"), "$1");
     assert_eq!(client.call("UNSUBSCRIBE"), "*[$unsubscribe, $-1, :0]");
-    assert_eq!(client.call("UNSUBSCRIBE nothing"), "*[$unsubscribe, $nothing, :0]");
+    assert_eq!(
+        client.call("UNSUBSCRIBE nothing"),
+        "*[$unsubscribe, $nothing, :0]"
+    );
     assert_eq!(client.call("PUNSUBSCRIBE"), "*[$punsubscribe, $-1, :0]");
     assert_eq!(client.call("GET a"), "$1");
     assert_eq!(client.call("PING"), "+PONG");
@@ -283,7 +344,15 @@ fn subscribing_in_a_pipeline_keeps_every_reply_in_its_place() {
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
     client.send(&pipeline(&[
-        "SET a 1", "FLUSHALL", "SUBSCRIBE x y", "FLUSHALL", "PING", "UNSUBSCRIBE x y", "GET a", "FLUSHALL", "PING",
+        "SET a 1",
+        "FLUSHALL",
+        "SUBSCRIBE x y",
+        "FLUSHALL",
+        "PING",
+        "UNSUBSCRIBE x y",
+        "GET a",
+        "FLUSHALL",
+        "PING",
     ]));
     let replies = client.replies(11);
     assert_eq!(replies[0], "+OK");
@@ -291,7 +360,10 @@ fn subscribing_in_a_pipeline_keeps_every_reply_in_its_place() {
     assert_eq!(replies[2..4], ["*[$subscribe, $x, :1]", "*[$subscribe, $y, :2]"]);
     assert!(replies[4].starts_with('-'), "{replies:?}");
     assert_eq!(replies[5], "*[$pong, $]");
-    assert_eq!(replies[6..8], ["*[$unsubscribe, $x, :1]", "*[$unsubscribe, $y, :0]"]);
+    assert_eq!(
+        replies[6..8],
+        ["*[$unsubscribe, $x, :1]", "*[$unsubscribe, $y, :0]"]
+    );
     assert_eq!(replies[8], "$1");
     assert!(replies[9].starts_with("-NOPERM "), "{replies:?}");
     assert_eq!(replies[10], "+PONG");
@@ -311,7 +383,15 @@ fn messages_come_between_the_replies_of_resp3() {
     });
     let (mut replies, mut messages) = (0, 0);
     for _ in 0..20 {
-        let lines: Vec<String> = (0..50).map(|n| if n % 10 == 9 { "KEYS *".into() } else { "INCR n".into() }).collect();
+        let lines: Vec<String> = (0..50)
+            .map(|n| {
+                if n % 10 == 9 {
+                    "KEYS *".into()
+                } else {
+                    "INCR n".into()
+                }
+            })
+            .collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         client.send(&pipeline(&lines));
         let target = replies + 50;
@@ -334,7 +414,11 @@ fn messages_come_between_the_replies_of_resp3() {
         messages += 1;
     }
     publishing.join().unwrap();
-    assert_eq!(client.call("GET n"), "$900", "RESP3 may run everything while subscribed");
+    assert_eq!(
+        client.call("GET n"),
+        "$900",
+        "RESP3 may run everything while subscribed"
+    );
     client.send(&pipeline(&["UNSUBSCRIBE", "PING"]));
     assert_eq!(client.replies(2), [">[$unsubscribe, $news, :0]", "+PONG"]);
 }
@@ -344,10 +428,16 @@ fn shard_channels_work() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
     for (mut client, open) in [(keyward.app(), "*["), (keyward.app3(), ">[")] {
-        assert_eq!(client.call("SSUBSCRIBE shard"), format!("{open}$ssubscribe, $shard, :1]"));
+        assert_eq!(
+            client.call("SSUBSCRIBE shard"),
+            format!("{open}$ssubscribe, $shard, :1]")
+        );
         assert_eq!(keyward.app().call("SPUBLISH shard hi"), ":1");
         assert_eq!(client.reply(), format!("{open}$smessage, $shard, $hi]"));
-        assert_eq!(client.call("SUNSUBSCRIBE"), format!("{open}$sunsubscribe, $shard, :0]"));
+        assert_eq!(
+            client.call("SUNSUBSCRIBE"),
+            format!("{open}$sunsubscribe, $shard, :0]")
+        );
         assert_eq!(client.call("PING"), "+PONG");
     }
 }
@@ -361,7 +451,10 @@ fn a_subscribed_client_that_reads_late_gets_everything() {
     let payload = "y".repeat(2_000);
     let mut publisher = keyward.app();
     for number in 0..1_000 {
-        assert_eq!(publisher.call_args(&["PUBLISH", "bulk", &format!("{number}{payload}")]), ":1");
+        assert_eq!(
+            publisher.call_args(&["PUBLISH", "bulk", &format!("{number}{payload}")]),
+            ":1"
+        );
     }
     for number in 0..1_000 {
         assert_eq!(client.reply(), format!("*[$message, $bulk, ${number}{payload}]"));
@@ -394,11 +487,27 @@ fn scripts_and_functions_run() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
-    assert_eq!(client.call_args(&["EVAL", "return {1,'two',{3}}", "0"]), "*[:1, $two, *[:3]]");
-    assert_eq!(client.call_args(&["EVAL", "return redis.call('SET',KEYS[1],ARGV[1])", "1", "k", SAMPLE_VALUE]), "+OK");
+    assert_eq!(
+        client.call_args(&["EVAL", "return {1,'two',{3}}", "0"]),
+        "*[:1, $two, *[:3]]"
+    );
+    assert_eq!(
+        client.call_args(&[
+            "EVAL",
+            "return redis.call('SET',KEYS[1],ARGV[1])",
+            "1",
+            "k",
+            SAMPLE_VALUE
+        ]),
+        "+OK"
+    );
     let sha = client.call_args(&["SCRIPT", "LOAD", "return ARGV[1]"]);
     assert_eq!(client.call_args(&["EVALSHA", &sha[1..], "0", "x"]), "$x");
-    assert!(client.call("EVALSHA 0000000000000000000000000000000000000000 0").starts_with("-NOSCRIPT "));
+    assert!(
+        client
+            .call("EVALSHA 0000000000000000000000000000000000000000 0")
+            .starts_with("-NOSCRIPT ")
+    );
     let library = "#!lua name=lib\nredis.register_function('f', function(keys, args) return args[1] end)";
     assert_eq!(client.call_args(&["FUNCTION", "LOAD", library]), "$lib");
     assert_eq!(client.call("FCALL f 0 y"), "$y");
@@ -469,7 +578,12 @@ fn scan_walks_the_whole_keyspace() {
     loop {
         let reply = client.call(&format!("SCAN {cursor} MATCH key:* COUNT 100"));
         let (next, keys) = reply[3..].split_once(", *[").unwrap();
-        seen.extend(keys.trim_end_matches(']').split(", ").filter(|key| !key.is_empty()).map(|key| key[1..].to_owned()));
+        seen.extend(
+            keys.trim_end_matches(']')
+                .split(", ")
+                .filter(|key| !key.is_empty())
+                .map(|key| key[1..].to_owned()),
+        );
         cursor = next.to_owned();
         if cursor == "0" {
             break;
@@ -484,7 +598,9 @@ fn streams_and_consumer_groups_work() {
     let keyward = Keyward::start(&redis);
     let (mut reader, mut writer) = (keyward.app(), keyward.app());
     reader.send(&words("XREAD BLOCK 0 STREAMS events $"));
-    eventually("the blocked client", || (redis.info("blocked_clients") == "1").then_some(()));
+    eventually("the blocked client", || {
+        (redis.info("blocked_clients") == "1").then_some(())
+    });
     assert_eq!(writer.call("XADD events 1-1 field value"), "$1-1");
     assert_eq!(reader.reply(), "*[*[$events, *[*[$1-1, *[$field, $value]]]]]");
     assert_eq!(writer.call("XGROUP CREATE events workers 0"), "+OK");
@@ -493,7 +609,10 @@ fn streams_and_consumer_groups_work() {
     assert_eq!(reader.call("XACK events workers 1-1"), ":1");
     assert_eq!(reader.call(read), "*-1");
     let mut three = keyward.app3();
-    assert_eq!(three.call("XREAD STREAMS events 0"), "%{$events: *[*[$1-1, *[$field, $value]]]}");
+    assert_eq!(
+        three.call("XREAD STREAMS events 0"),
+        "%{$events: *[*[$1-1, *[$field, $value]]]}"
+    );
 }
 
 #[test]
@@ -505,8 +624,10 @@ fn resp3_types_pass_unchanged() {
     assert!(hello.starts_with("%{"), "{hello}");
     let mut direct = redis.client();
     assert!(direct.call("HELLO 3").starts_with("%{"));
-    let kinds =
-        ["string", "integer", "double", "null", "array", "set", "map", "attrib", "bignum", "verbatim", "true", "false"];
+    let kinds = [
+        "string", "integer", "double", "null", "array", "set", "map", "attrib", "bignum", "verbatim", "true",
+        "false",
+    ];
     for kind in kinds {
         let line = format!("DEBUG PROTOCOL {kind}");
         assert_eq!(root.call(&line), direct.call(&line), "{kind}");
@@ -551,7 +672,11 @@ fn connection_names_belong_to_the_session() {
     assert!(one.call("CLIENT SETNAME a\tb").starts_with("-ERR "));
     assert_eq!(one.call("CLIENT GETNAME"), "$first");
     // 7.0 does not know SETINFO yet: libraries send it anyway and take the error; it must stay in step.
-    one.send(&pipeline(&["CLIENT SETINFO LIB-NAME redis-py", "CLIENT SETINFO LIB-VER 8", "PING"]));
+    one.send(&pipeline(&[
+        "CLIENT SETINFO LIB-NAME redis-py",
+        "CLIENT SETINFO LIB-VER 8",
+        "PING",
+    ]));
     assert_eq!(one.replies(3)[2], "+PONG");
 }
 
@@ -568,7 +693,11 @@ fn the_database_belongs_to_the_session() {
     }
     assert_eq!(one.call("GET a"), "$five");
     drop(one);
-    assert_eq!(keyward.app().call("GET a"), "$-1", "a new session begins in the configured database");
+    assert_eq!(
+        keyward.app().call("GET a"),
+        "$-1",
+        "a new session begins in the configured database"
+    );
 }
 
 #[test]
@@ -582,7 +711,10 @@ fn the_database_of_the_url_is_selected() {
     let mut client = keyward.app();
     assert_eq!(client.call("SELECT 0"), "+OK");
     assert_eq!(client.call("GET a"), "$-1");
-    let url = keyward.wait_event("redis_connection_initialized")["url"].as_str().unwrap().to_owned();
+    let url = keyward.wait_event("redis_connection_initialized")["url"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert_eq!(url, format!("127.0.0.1:{}/7", redis.port()));
 }
 
@@ -593,7 +725,14 @@ fn client_reply_works_where_it_is_allowed() {
     let mut client = keyward.root();
     client.send(&pipeline(&["CLIENT REPLY SKIP", "SET a 1", "GET a"]));
     assert_eq!(client.reply(), "$1");
-    client.send(&pipeline(&["CLIENT REPLY OFF", "SET a 2", "NOSUCH", "GET a", "CLIENT REPLY ON", "GET a"]));
+    client.send(&pipeline(&[
+        "CLIENT REPLY OFF",
+        "SET a 2",
+        "NOSUCH",
+        "GET a",
+        "CLIENT REPLY ON",
+        "GET a",
+    ]));
     assert_eq!(client.replies(2), ["+OK", "$2"]);
     // Inside a transaction it would make an array shorter than it says (S-12): refused, whoever asks.
     client.send(&pipeline(&["MULTI", "CLIENT REPLY OFF", "EXEC", "PING"]));
@@ -610,7 +749,10 @@ fn errors_of_redis_pass_in_band() {
     assert_eq!(client.call("SET a x"), "+OK");
     let wrongtype = "-WRONGTYPE Operation against a key holding the wrong kind of value";
     assert_eq!(client.call("LPUSH a 1"), wrongtype);
-    assert_eq!(client.call("INCR a"), "-ERR value is not an integer or out of range");
+    assert_eq!(
+        client.call("INCR a"),
+        "-ERR value is not an integer or out of range"
+    );
     assert_eq!(redis.client().call("CONFIG SET maxmemory 1"), "+OK");
     assert!(client.call("SET b y").starts_with("-OOM "));
     assert_eq!(redis.client().call("CONFIG SET maxmemory 0"), "+OK");

@@ -63,7 +63,8 @@ pub(crate) struct Wish<'a> {
 
 impl Authority {
     pub(crate) fn new(name: &str) -> Self {
-        let issuer = CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap();
+        let issuer =
+            CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap();
         let root = issuer.der().clone();
         let authority = Self {
             dir: Arc::new(tempfile::tempdir().unwrap()),
@@ -79,10 +80,17 @@ impl Authority {
     /// An authority below this one; what it issues carries the chain up to, and without, the root.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         let issuer =
-            CertifiedIssuer::signed_by(authority_params(name), KeyPair::generate().unwrap(), &self.issuer).unwrap();
+            CertifiedIssuer::signed_by(authority_params(name), KeyPair::generate().unwrap(), &self.issuer)
+                .unwrap();
         let mut intermediates = vec![(issuer.der().clone(), issuer.pem())];
         intermediates.extend(self.intermediates.iter().cloned());
-        Self { dir: Arc::clone(&self.dir), name: self.name.clone(), issuer, intermediates, root: self.root.clone() }
+        Self {
+            dir: Arc::clone(&self.dir),
+            name: self.name.clone(),
+            issuer,
+            intermediates,
+            root: self.root.clone(),
+        }
     }
 
     /// The root as a PEM file.
@@ -108,7 +116,10 @@ impl Authority {
         let mut params = CertificateParams::new(wish.names).unwrap();
         params.distinguished_name.push(DnType::CommonName, wish.name);
         params.extended_key_usages = vec![wish.usage];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
         params.not_before = wish.not_before;
         params.not_after = wish.not_after;
         params.use_authority_key_identifier_extension = true;
@@ -183,7 +194,9 @@ impl Authority {
             .with_root_certificates(roots);
         let config = match identity {
             None => builder.with_no_client_auth(),
-            Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.private_key()).unwrap(),
+            Some(identity) => builder
+                .with_client_auth_cert(identity.chain.clone(), identity.private_key())
+                .unwrap(),
         };
         Arc::new(config)
     }
@@ -208,7 +221,11 @@ impl Identity {
 
 impl<'a> Wish<'a> {
     pub(crate) fn server(name: &'a str) -> Self {
-        Self::new(name, vec!["localhost".into(), "127.0.0.1".into()], ExtendedKeyUsagePurpose::ServerAuth)
+        Self::new(
+            name,
+            vec!["localhost".into(), "127.0.0.1".into()],
+            ExtendedKeyUsagePurpose::ServerAuth,
+        )
     }
 
     pub(crate) fn client(name: &'a str) -> Self {
@@ -218,7 +235,14 @@ impl<'a> Wish<'a> {
     fn new(name: &'a str, names: Vec<String>, usage: ExtendedKeyUsagePurpose) -> Self {
         let now = OffsetDateTime::now_utc();
         let (not_before, not_after) = (now - Duration::days(1), now + Duration::days(90));
-        Self { name, names, usage, not_before, not_after, rsa: false }
+        Self {
+            name,
+            names,
+            usage,
+            not_before,
+            not_after,
+            rsa: false,
+        }
     }
 
     /// For other names than `localhost`.
@@ -251,7 +275,10 @@ fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     params
 }

@@ -66,11 +66,17 @@ impl Client {
         while connection.is_handshaking() {
             connection.complete_io(&mut stream)?;
         }
-        Ok(Self::new(Wire::Tls(Box::new(StreamOwned::new(connection, stream)))))
+        Ok(Self::new(Wire::Tls(Box::new(StreamOwned::new(
+            connection, stream,
+        )))))
     }
 
     fn new(wire: Wire) -> Self {
-        let mut client = Self { wire, buffer: Vec::new(), start: 0 };
+        let mut client = Self {
+            wire,
+            buffer: Vec::new(),
+            start: 0,
+        };
         client.patience(PATIENCE);
         client
     }
@@ -138,7 +144,11 @@ impl Client {
 
     /// Logs in and demands `+OK`.
     pub(crate) fn login(mut self, user: &str, password: &str) -> Self {
-        assert_eq!(self.call_args(&["AUTH", user, password]), "+OK", "login as {user}");
+        assert_eq!(
+            self.call_args(&["AUTH", user, password]),
+            "+OK",
+            "login as {user}"
+        );
         self
     }
 
@@ -164,7 +174,11 @@ impl Client {
         let line = self.line()?;
         let (kind, rest) = line.split_first().ok_or_else(|| bad("empty line"))?;
         let text = || String::from_utf8_lossy(rest).into_owned();
-        let number = || text().parse::<i64>().map_err(|_| bad(&format!("number {:?}", text())));
+        let number = || {
+            text()
+                .parse::<i64>()
+                .map_err(|_| bad(&format!("number {:?}", text())))
+        };
         Ok(match kind {
             b'+' => Value::Simple(text()),
             b'-' => Value::Error(text()),
@@ -221,7 +235,11 @@ impl Client {
     /// Demands that the other side has closed (or reset) the connection, with nothing unread before that.
     pub(crate) fn expect_closed(&mut self) {
         let rest = self.read_to_end();
-        assert_eq!(String::from_utf8_lossy(&rest), "", "expected the connection to be closed without more bytes");
+        assert_eq!(
+            String::from_utf8_lossy(&rest),
+            "",
+            "expected the connection to be closed without more bytes"
+        );
     }
 
     /// Everything that comes until the other side closes; panics when it does not close in time.
@@ -252,6 +270,11 @@ impl Client {
             assert_ne!(read, 0, "closed with {count} bytes to come");
             count -= read;
         }
+    }
+
+    /// Exactly `count` raw bytes.
+    pub(crate) fn raw(&mut self, count: usize) -> Vec<u8> {
+        self.bytes(count).unwrap()
     }
 
     /// One line without its CRLF, raw.
@@ -323,7 +346,9 @@ impl Client {
     /// Closes with RST instead of FIN.
     pub(crate) fn reset(self) {
         if let Wire::Tcp(stream) = &self.wire {
-            socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+            socket2::SockRef::from(stream)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
         }
     }
 }

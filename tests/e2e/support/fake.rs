@@ -84,11 +84,15 @@ impl Fake {
                     break;
                 }
                 let Ok(stream) = stream else { continue };
-                let (state, script, greeting) = (Arc::clone(&state), Arc::clone(&script), Arc::clone(&greeting));
+                let (state, script, greeting) =
+                    (Arc::clone(&state), Arc::clone(&script), Arc::clone(&greeting));
                 state.accepted.fetch_add(1, Ordering::AcqRel);
                 state.open.fetch_add(1, Ordering::AcqRel);
                 thread::spawn(move || {
-                    let alive = greeting.as_ref().as_ref().is_none_or(|action| perform(&stream, action, &state));
+                    let alive = greeting
+                        .as_ref()
+                        .as_ref()
+                        .is_none_or(|action| perform(&stream, action, &state));
                     if alive {
                         converse(&stream, &state, &*script);
                     }
@@ -153,7 +157,9 @@ fn perform(mut stream: &TcpStream, action: &Action, state: &Shared) -> bool {
         }
         Action::SayAndReset(bytes) => {
             let _ = stream.write_all(bytes);
-            socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+            socket2::SockRef::from(stream)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
             false
         }
         Action::Trickle(bytes, pause) => bytes.iter().all(|byte| {
@@ -187,7 +193,12 @@ fn parse(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
 fn announced(bytes: &[u8], at: usize, kind: u8) -> Option<(usize, usize)> {
     let rest = bytes.get(at..)?;
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
-    assert_eq!(rest[0], kind, "not a canonical request: {:?}", String::from_utf8_lossy(bytes));
+    assert_eq!(
+        rest[0],
+        kind,
+        "not a canonical request: {:?}",
+        String::from_utf8_lossy(bytes)
+    );
     let number = std::str::from_utf8(&rest[1..end]).unwrap().parse().unwrap();
     Some((number, at + end + 2))
 }

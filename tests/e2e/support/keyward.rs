@@ -110,8 +110,12 @@ impl Setup {
     pub(crate) fn environment(variables: &[(&str, &str)]) -> Self {
         let mut setup = Self::empty();
         setup.file = false;
-        setup.env.insert("KEYWARD_ADMIN".to_owned(), "127.0.0.1:0".to_owned());
-        setup.env.insert("KEYWARD_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
+        setup
+            .env
+            .insert("KEYWARD_ADMIN".to_owned(), "127.0.0.1:0".to_owned());
+        setup
+            .env
+            .insert("KEYWARD_LISTEN".to_owned(), "127.0.0.1:0".to_owned());
         for &(name, value) in variables {
             setup.env.insert(name.to_owned(), value.to_owned());
         }
@@ -159,14 +163,21 @@ impl Setup {
     }
 
     pub(crate) fn add_listener(mut self, name: &str, upstream: &str, address: &str) -> Self {
-        let lines = vec![format!("upstream = {upstream:?}"), format!("address = {address:?}")];
+        let lines = vec![
+            format!("upstream = {upstream:?}"),
+            format!("address = {address:?}"),
+        ];
         self.listeners.push((name.to_owned(), lines));
         self
     }
 
     /// A line for a listener by name.
     pub(crate) fn listener_line(mut self, name: &str, line: &str) -> Self {
-        let (_, lines) = self.listeners.iter_mut().find(|(known, _)| known == name).unwrap();
+        let (_, lines) = self
+            .listeners
+            .iter_mut()
+            .find(|(known, _)| known == name)
+            .unwrap();
         set(lines, line);
         self
     }
@@ -234,9 +245,11 @@ impl Setup {
         let mut text = String::from("[log]\nformat = \"json\"\n\n[admin]\n");
         writeln!(text, "{}\n\n[server]\n{}\n", self.admin, self.server.join("\n")).unwrap();
         writeln!(text, "[login]\n{}\n", self.login.join("\n")).unwrap();
-        for (kind, tables) in
-            [("upstream", &self.upstreams), ("listener", &self.listeners), ("user", &self.users)]
-        {
+        for (kind, tables) in [
+            ("upstream", &self.upstreams),
+            ("listener", &self.listeners),
+            ("user", &self.users),
+        ] {
             for (name, lines) in tables {
                 writeln!(text, "[[{kind}]]\nname = {name:?}\n{}\n", lines.join("\n")).unwrap();
             }
@@ -265,7 +278,7 @@ impl Setup {
 
     /// Starts and waits until the program says that it is ready.
     pub(crate) fn start(self) -> Keyward {
-        let mut keyward = self.spawn();
+        let keyward = self.spawn();
         keyward.wait_event("ready");
         keyward
     }
@@ -276,7 +289,12 @@ impl Setup {
         let output = Arc::new(Output::default());
         collect(child.stdout.take().unwrap(), &output);
         collect(child.stderr.take().unwrap(), &output);
-        Keyward { setup: Some(self), child, output, exit: None }
+        Keyward {
+            setup: Some(self),
+            child,
+            output,
+            exit: None,
+        }
     }
 
     /// Starts, and expects the program to refuse: its exit code and what it said.
@@ -319,7 +337,9 @@ impl Keyward {
     pub(crate) fn reload(&self) {
         let before = self.events("reloaded").len();
         self.signal("HUP");
-        eventually("a reload", || (self.events("reloaded").len() > before).then_some(()));
+        eventually("a reload", || {
+            (self.events("reloaded").len() > before).then_some(())
+        });
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -337,7 +357,11 @@ impl Keyward {
     }
 
     pub(crate) fn admin_address(&self) -> SocketAddr {
-        self.wait_event("admin_listening")["address"].as_str().unwrap().parse().unwrap()
+        self.wait_event("admin_listening")["address"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     /// A new connection to the listener `main`, not logged in.
@@ -410,11 +434,17 @@ impl Keyward {
     pub(crate) fn page(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin_address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: keyward\r\nConnection: close\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: keyward\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         self.output.pages.lock().unwrap().push_str(&answer);
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not HTTP: {answer:?}"));
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("not HTTP: {answer:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, body.to_owned())
     }
@@ -461,7 +491,9 @@ impl Keyward {
         let status = eventually("the end of the process", || self.child.try_wait().unwrap());
         self.exit = Some(status);
         // The readers of both pipes end with the process; the last lines must be in before anyone looks.
-        eventually("the end of the output", || (Arc::strong_count(&self.output) == 1).then_some(()));
+        eventually("the end of the output", || {
+            (Arc::strong_count(&self.output) == 1).then_some(())
+        });
         status
     }
 
@@ -469,7 +501,12 @@ impl Keyward {
     pub(crate) fn stop(&mut self) {
         self.signal("TERM");
         let status = self.wait_exit();
-        assert_eq!(status.code(), Some(0), "exit status after SIGTERM; the output:\n{}", self.text());
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "exit status after SIGTERM; the output:\n{}",
+            self.text()
+        );
     }
 
     fn search_for_secrets(&self) {
@@ -479,7 +516,10 @@ impl Keyward {
             assert!(!text.contains(secret), "{secret:?} is in the output:\n{text}");
             let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret.as_bytes());
             let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-            assert!(!text.contains(&hex), "the digest of {secret:?} is in the output:\n{text}");
+            assert!(
+                !text.contains(&hex),
+                "the digest of {secret:?} is in the output:\n{text}"
+            );
         }
     }
 
@@ -490,7 +530,10 @@ impl Keyward {
             let (level, event) = (json["level"].as_str().unwrap(), json["event"].as_str());
             let event = event.unwrap_or_else(|| panic!("a line without `event`: {line}"));
             let known = AUDIT_EVENTS.contains(&event) || expected.iter().any(|known| known == event);
-            assert!(known || !matches!(level, "WARN" | "ERROR"), "unexpected {level} line: {line}");
+            assert!(
+                known || !matches!(level, "WARN" | "ERROR"),
+                "unexpected {level} line: {line}"
+            );
         }
     }
 }
@@ -527,7 +570,11 @@ pub(crate) fn command_line(args: &[&str], env: &[(&str, &str)], input: &str) -> 
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    (
+        output.status.code().unwrap_or(-1),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 /// Makes a file wider or narrower than it should be.

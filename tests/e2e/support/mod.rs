@@ -53,7 +53,10 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
         if let Some(found) = probe() {
             return found;
         }
-        assert!(Instant::now() < deadline, "did not come about within {PATIENCE:?}: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "did not come about within {PATIENCE:?}: {what}"
+        );
         // A pause of polling, not a wait for anything in particular.
         std::thread::park_timeout(Duration::from_millis(5));
     }
@@ -61,7 +64,11 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
 
 /// Sends a signal by name (`TERM`, `HUP`, `STOP`, `CONT`, `KILL`) through the shell's own `kill`.
 pub(crate) fn signal(pid: u32, name: &str) {
-    let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {pid}")).status().unwrap();
+    let status = Command::new("sh")
+        .arg("-c")
+        .arg(format!("kill -{name} {pid}"))
+        .status()
+        .unwrap();
     assert!(status.success(), "kill -{name} {pid}");
 }
 

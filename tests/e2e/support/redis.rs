@@ -46,7 +46,10 @@ impl Redis {
     }
 
     pub(crate) fn with_password() -> Options {
-        Options { password: Some(REDIS_PASSWORD.to_owned()), ..Options::default() }
+        Options {
+            password: Some(REDIS_PASSWORD.to_owned()),
+            ..Options::default()
+        }
     }
 
     pub(crate) fn without_password() -> Options {
@@ -101,12 +104,21 @@ impl Redis {
     pub(crate) fn info(&self, field: &str) -> String {
         let info = self.client().call("INFO everything");
         let prefix = format!("{field}:");
-        info.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default().trim().to_owned()
+        info.lines()
+            .find_map(|line| line.strip_prefix(&prefix))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
     }
 
     /// Connections other than the one that asks.
     pub(crate) fn other_clients(&self) -> usize {
-        self.client().call("CLIENT LIST").lines().filter(|line| line.contains("addr=")).count() - 1
+        self.client()
+            .call("CLIENT LIST")
+            .lines()
+            .filter(|line| line.contains("addr="))
+            .count()
+            - 1
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -125,7 +137,11 @@ impl Redis {
     /// Starts it again on the same socket and port.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        assert!(self.launch(), "redis-server did not start again; see {}", self.log());
+        assert!(
+            self.launch(),
+            "redis-server did not start again; see {}",
+            self.log()
+        );
     }
 
     fn launch(&mut self) -> bool {
@@ -150,7 +166,12 @@ impl Redis {
             conf.push(format!("tls-cert-file {}", identity.certificate.display()));
             conf.push(format!("tls-key-file {}", identity.key.display()));
             conf.push(format!("tls-ca-cert-file {}", ca.display()));
-            if !self.options.lines.iter().any(|line| line.starts_with("tls-auth-clients")) {
+            if !self
+                .options
+                .lines
+                .iter()
+                .any(|line| line.starts_with("tls-auth-clients"))
+            {
                 conf.push("tls-auth-clients no".to_owned());
             }
         }
@@ -224,7 +245,10 @@ impl Options {
                 return redis;
             }
             let log = redis.log();
-            assert!(log.contains("ddress already in use"), "redis-server did not start: {log}");
+            assert!(
+                log.contains("ddress already in use"),
+                "redis-server did not start: {log}"
+            );
         }
         panic!("no free port for redis-server in 20 attempts");
     }
@@ -232,5 +256,9 @@ impl Options {
 
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
