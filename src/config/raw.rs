@@ -50,6 +50,7 @@ impl Table {
             title: title.into(),
             place,
             values: BTreeMap::new(),
+            refused: Vec::new(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::metrics::UpstreamMetrics;
-use crate::upstream::{AuthRefusal, Counters, DialReason};
+use crate::upstream::{AuthRefusal, Counters, DialReason, OpenGuard};
 
 /// The metrics of one upstream.
 pub(super) struct UpstreamCounters(pub(super) Arc<UpstreamMetrics>);
@@ -14,8 +14,9 @@ impl Counters for UpstreamCounters {
         self.0.connect_attempt();
     }
 
-    fn connected(&self, took: Duration) {
+    fn connected(&self, took: Duration) -> OpenGuard {
         self.0.connected(took);
+        Box::new(self.0.connection_open())
     }
 
     fn connect_failed(&self, reason: DialReason) {

@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::metrics::{UpstreamConnectionGuard, UpstreamMetrics};
 use crate::net::Stream;
 
 use super::{DialError, Dialed, Upstream};
@@ -20,9 +19,6 @@ use super::{DialError, Dialed, Upstream};
 /// An upstream connection that belongs to one session.
 pub struct Lane {
     state: State,
-    metrics: Arc<UpstreamMetrics>,
-    /// Counts the connection as open.
-    open: Option<UpstreamConnectionGuard>,
     /// Requests that have not been written yet. Bounded by its owner, who reads no further requests above
     /// [`HIGH_WATER`].
     out: BytesMut,
@@ -34,7 +30,8 @@ type Dial = Pin<Box<dyn Future<Output = Result<Dialed, DialError>>>>;
 
 enum State {
     Dialing(Dial),
-    Open(Box<Stream>),
+    /// Kept whole: it counts as an open connection until it is dropped.
+    Open(Box<Dialed>),
 }
 
 /// Why a lane is of no use any more.
@@ -53,12 +50,10 @@ const HIGH_WATER: usize = 64 * 1024;
 
 impl Lane {
     /// Begins to dial; nothing happens before the first poll.
-    pub fn dial(upstream: &Arc<Upstream>, metrics: &Arc<UpstreamMetrics>) -> Self {
+    pub fn dial(upstream: &Arc<Upstream>) -> Self {
         let upstream = Arc::clone(upstream);
         Self {
             state: State::Dialing(Box::pin(async move { upstream.dial().await })),
-            metrics: Arc::clone(metrics),
-            open: None,
             out: BytesMut::new(),
             unflushed: false,
         }
@@ -84,7 +79,7 @@ impl Lane {
     /// # Errors
     /// A [`LaneEnd`]: the lane is dead.
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, LaneEnd>> {
-        let stream = ready!(self.state.poll_open(cx, &mut self.open, &self.metrics))?;
+        let stream = ready!(self.state.poll_open(cx))?;
         let mut written = 0_usize;
         while !self.out.is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, &self.out) {
@@ -119,7 +114,7 @@ impl Lane {
     /// # Errors
     /// A [`LaneEnd`]: the lane is dead.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, window: &mut [u8]) -> Poll<Result<usize, LaneEnd>> {
-        let stream = ready!(self.state.poll_open(cx, &mut self.open, &self.metrics))?;
+        let stream = ready!(self.state.poll_open(cx))?;
         let mut window = ReadBuf::new(window);
         match ready!(Pin::new(stream).poll_read(cx, &mut window)) {
             Ok(()) if window.filled().is_empty() => Poll::Ready(Err(LaneEnd::Closed)),
@@ -135,19 +130,12 @@ impl Lane {
 }
 
 impl State {
-    fn poll_open(
-        &mut self,
-        cx: &mut Context<'_>,
-        open: &mut Option<UpstreamConnectionGuard>,
-        metrics: &UpstreamMetrics,
-    ) -> Poll<Result<&mut Stream, LaneEnd>> {
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Stream, LaneEnd>> {
         if let Self::Dialing(dial) = self {
-            let dialed = ready!(dial.as_mut().poll(cx)).map_err(LaneEnd::Dial)?;
-            *open = Some(metrics.connection_open());
-            *self = Self::Open(Box::new(dialed.stream));
+            *self = Self::Open(Box::new(ready!(dial.as_mut().poll(cx)).map_err(LaneEnd::Dial)?));
         }
         match self {
-            Self::Open(stream) => Poll::Ready(Ok(stream)),
+            Self::Open(dialed) => Poll::Ready(Ok(&mut dialed.stream)),
             // Just replaced above.
             Self::Dialing(_) => Poll::Pending,
         }

@@ -542,7 +542,7 @@ impl Relay {
             ..
         } = self;
         let lane = lane.get_or_insert_with(|| {
-            let mut lane = Lane::dial(client.upstream(), client.upstream_metrics());
+            let mut lane = Lane::dial(client.upstream());
             session.replay(lane.buffer());
             lane
         });
