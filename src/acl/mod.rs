@@ -151,13 +151,8 @@ impl Denied {
     pub fn reply(&self, user: &str) -> String {
         let command = self.command;
         match self.reason {
-            DenyReason::Command => {
+            DenyReason::Command | DenyReason::Argument => {
                 format!("NOPERM User {user} has no permissions to run the '{command}' command")
-            }
-            DenyReason::Argument => {
-                format!(
-                    "NOPERM User {user} has no permissions to run the '{command}' command with these arguments"
-                )
             }
             DenyReason::Key => "NOPERM No permissions to access a key".to_owned(),
             DenyReason::Channel => "NOPERM No permissions to access a channel".to_owned(),

@@ -249,6 +249,11 @@ impl Session {
                 *note = Some(Note::Unknown);
                 return self.refuse(&refusal::unknown_subcommand(container.name, args.get(1)), out);
             }
+            Resolved::Unknown if self.identity.is_none() && name == b"PROXY" => {
+                // A PROXY header where none is expected: its address must not even look accepted.
+                self.dismiss(refusal::PROXY_HEADER, Closing::Malformed, out);
+                return Action::Answered;
+            }
             Resolved::Unknown => {
                 *note = Some(Note::Unknown);
                 return self.refuse(&refusal::unknown_command(&args), out);
@@ -279,7 +284,13 @@ impl Session {
             if !std::mem::replace(&mut self.no_credentials_noted, true) {
                 *note = Some(Note::NoCredentials);
             }
-            return self.refuse(refusal::NOAUTH, out);
+            // Redis words it differently for EXEC alone (`execCommandAbort`).
+            let text = if command.role == Role::Exec {
+                refusal::EXEC_NOAUTH
+            } else {
+                refusal::NOAUTH
+            };
+            return self.refuse(text, out);
         };
         match identity.user.check(command, args, request.whole) {
             Ok(_permit) => self.permitted(command, request, out),

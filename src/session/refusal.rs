@@ -101,6 +101,10 @@ const MAX_QUOTED: usize = 128;
 pub(super) const POISON: &[u8] = b"*1\r\n$15\r\nKEYWARD-REFUSED\r\n";
 
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
+pub(super) const EXEC_NOAUTH: &str =
+    "EXECABORT Transaction discarded because of: NOAUTH Authentication required.";
+pub(super) const PROXY_HEADER: &str =
+    "ERR Protocol error: a PROXY header from an address that is not in proxy_protocol_from";
 pub(super) const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
 pub(super) const MONITORING: &str = "ERR keyward: only RESET and QUIT can be used while MONITOR runs";
 pub(super) const MONITOR_IN_MULTI: &str = "ERR keyward: MONITOR is not allowed inside MULTI";
