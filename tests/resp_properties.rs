@@ -110,11 +110,11 @@ proptest! {
         let whole = [frame.as_slice(), &rest].concat();
         let end = first_end(&whole);
         prop_assert_eq!(end, frame.len());
-        let (_, used, _) = decode_resp2(&Bytes::from(whole.clone())).unwrap().unwrap();
+        let (_, used) = decode_resp2(&Bytes::from(whole.clone())).unwrap().unwrap();
         prop_assert_eq!(end, used);
         // RESP3 has no `$-1`.
         if !frame.windows(3).any(|window| window == b"$-1") {
-            let (_, used, _) = decode_resp3(&Bytes::from(whole)).unwrap().unwrap();
+            let (_, used) = decode_resp3(&Bytes::from(whole)).unwrap().unwrap();
             prop_assert_eq!(end, used);
         }
     }
