@@ -485,6 +485,10 @@ impl ReplyScanner {
             other => return self.no_length(FrameKind::Map, rest, other),
         };
         let elements = self.elements(count, 2)?;
+        if self.left >= MAX_ELEMENTS {
+            // The first of 2^32 elements has an attribute: one count too much for the stack.
+            return Err(ReplyError::LengthOutOfRange);
+        }
         let at = self.at + 1 + used;
         match self.progress {
             Progress::Ahead if at > MAX_ATTRIBUTES => return Err(ReplyError::AttributesTooLarge),
@@ -506,8 +510,7 @@ impl ReplyScanner {
     #[inline]
     fn elements(&self, count: u64, per: u64) -> Result<u64, ReplyError> {
         let elements = count.saturating_mul(per);
-        // The second condition can fail only for an attribute in front of the first of 2^32 elements.
-        if elements > MAX_ELEMENTS || self.left > MAX_ELEMENTS - 1 {
+        if elements > MAX_ELEMENTS {
             return Err(ReplyError::LengthOutOfRange);
         }
         if elements > 0 && self.outer.len() >= MAX_DEPTH {
@@ -548,7 +551,9 @@ impl ReplyScanner {
         match (rest, found) {
             (_, Length::More) => Ok(Item::Incomplete),
             ([b'-'], _) if nullable => Ok(Item::Incomplete),
-            ([b'-', b'1', rest @ ..], _) if nullable => self.exactly(FrameKind::Null, rest, 3),
+            ([b'-', b'1', rest @ ..], _) if nullable => self
+                .exactly(FrameKind::Null, rest, 3)
+                .map_err(|_| ReplyError::BadLength),
             ([b'?', ..], _) => Err(ReplyError::Streamed),
             _ => Err(ReplyError::BadLength),
         }
@@ -643,3 +648,6 @@ const MAX_ATTRIBUTES: usize = 16_384;
 
 /// Levels whose memory is kept from one frame to the next.
 const KEPT_LEVELS: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -586,3 +586,6 @@ const MAX_EMPTIES: u16 = 1_000;
 
 /// The magnitude of the least 64-bit integer, which Redis still reads as a count.
 const NEGATIVE_MAX: u64 = i64::MIN.unsigned_abs();
+
+#[cfg(test)]
+mod tests;
