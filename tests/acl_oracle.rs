@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use keyward::acl::{Categories, Command, DenyReason, Role, User, commands, rule};
 use keyward::resp::Args;
-use live_redis::{LiveRedis, Reply, live_commands};
+use live_redis::{LiveRedis, Reply, Server, live_commands};
 
 /// Commands asked about for each list of rules.
 const COMMANDS_A_LIST: usize = 20;
@@ -177,6 +177,9 @@ fn verdicts_are_those_of_acl_dryrun() {
     let categories: Vec<&str> = reply.array().iter().map(Reply::text).collect();
     let wanted = usize::try_from(number("KEYWARD_ORACLE_PAIRS").unwrap_or(4_000)).expect("a usize");
 
+    // Redis 7.0 computes the text anew from the permissions; later ones keep the rules as they were given.
+    let keeps_rules = redis.server() != Server::Redis(7, 0);
+
     let (mut pairs, mut denied, mut refused_lists) = (0, 0, 0);
     while pairs < wanted {
         let rules: Vec<String> = (0..=random.below(9))
@@ -199,19 +202,24 @@ fn verdicts_are_those_of_acl_dryrun() {
             (parsed, answer) => panic!("{words:?}: we say {parsed:?}, the server {answer:?}"),
         };
 
-        // The text both ways: theirs read by us, ours the same as theirs.
+        // The text both ways: theirs read by us means the same, and from 7.2 on ours is theirs to the letter.
         let line = listed(&mut redis);
         let theirs_read = rule::parse_file(&line).unwrap_or_else(|errors| panic!("{line}: {errors:?}"));
-        assert_eq!(
-            without_sanitize(&theirs_read[0].1.to_rule()),
-            without_sanitize(&line),
-            "{words:?}"
-        );
-        assert_eq!(
-            without_sanitize(&user.to_rule()),
-            without_sanitize(&line),
-            "{words:?}"
-        );
+        for command in &known {
+            assert_eq!(
+                theirs_read[0].1.may_run(command),
+                user.may_run(command),
+                "{words:?}: {} after {line}",
+                command.name
+            );
+        }
+        if keeps_rules {
+            assert_eq!(
+                without_sanitize(&user.to_rule()),
+                without_sanitize(&line),
+                "{words:?}"
+            );
+        }
 
         for _ in 0..COMMANDS_A_LIST {
             let command = random.pick(&askable);

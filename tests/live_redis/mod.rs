@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A running server and a connection to it.
-pub struct LiveRedis {
+pub(crate) struct LiveRedis {
     process: Child,
     connection: BufReader<UnixStream>,
     _directory: tempfile::TempDir,
@@ -14,7 +14,7 @@ pub struct LiveRedis {
 
 /// A RESP2 reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub(crate) enum Reply {
     Text(String),
     Error(String),
     Integer(i64),
@@ -24,14 +24,14 @@ pub enum Reply {
 
 /// Which server it is, and its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Server {
+pub(crate) enum Server {
     Redis(u8, u8),
     Valkey(u8, u8),
 }
 
 impl LiveRedis {
     /// Starts the `redis-server` of the path (or `KEYWARD_REDIS_SERVER`) and connects.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let program = std::env::var("KEYWARD_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = directory.path().join("s");
@@ -69,7 +69,7 @@ impl LiveRedis {
     }
 
     /// Sends one command and reads its reply.
-    pub fn call(&mut self, words: &[&str]) -> Reply {
+    pub(crate) fn call(&mut self, words: &[&str]) -> Reply {
         let mut request = format!("*{}\r\n", words.len());
         for word in words {
             request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
@@ -82,7 +82,7 @@ impl LiveRedis {
     }
 
     /// Name and version from INFO.
-    pub fn server(&mut self) -> Server {
+    pub(crate) fn server(&mut self) -> Server {
         let Reply::Text(info) = self.call(&["INFO", "server"]) else {
             panic!("INFO answers a text")
         };
@@ -131,21 +131,21 @@ impl Drop for LiveRedis {
 }
 
 impl Reply {
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         match self {
             Self::Text(text) | Self::Error(text) => text,
             other => panic!("expected a text, got {other:?}"),
         }
     }
 
-    pub fn integer(&self) -> i64 {
+    pub(crate) fn integer(&self) -> i64 {
         match self {
             Self::Integer(integer) => *integer,
             other => panic!("expected an integer, got {other:?}"),
         }
     }
 
-    pub fn array(&self) -> &[Self] {
+    pub(crate) fn array(&self) -> &[Self] {
         match self {
             Self::Array(items) => items,
             other => panic!("expected an array, got {other:?}"),
@@ -155,18 +155,18 @@ impl Reply {
 
 /// One row of the server's COMMAND reply.
 #[derive(Debug, Clone)]
-pub struct LiveCommand {
-    pub name: String,
-    pub arity: i64,
-    pub flags: Vec<String>,
+pub(crate) struct LiveCommand {
+    pub(crate) name: String,
+    pub(crate) arity: i64,
+    pub(crate) flags: Vec<String>,
     /// Without the `@`, sorted.
-    pub categories: Vec<String>,
-    pub has_keys: bool,
-    pub container: bool,
+    pub(crate) categories: Vec<String>,
+    pub(crate) has_keys: bool,
+    pub(crate) container: bool,
 }
 
 /// Every command and subcommand of the server.
-pub fn live_commands(redis: &mut LiveRedis) -> Vec<LiveCommand> {
+pub(crate) fn live_commands(redis: &mut LiveRedis) -> Vec<LiveCommand> {
     let mut found = Vec::new();
     let reply = redis.call(&["COMMAND"]);
     let mut open: Vec<&Reply> = reply.array().iter().collect();
