@@ -322,7 +322,9 @@ mod tests {
     #[test]
     fn failures_have_their_reason_and_one_text() {
         let users = users(MANY);
-        let cases: &[(&[u8], &[u8], &str, Option<&str>)] = &[
+        /// Name, password, label, user in the failure.
+        type Case<'a> = (&'a [u8], &'a [u8], &'a str, Option<&'a str>);
+        let cases: &[Case<'_>] = &[
             (b"app", b"four", "bad_password", Some("app")),
             (b"app", b"", "bad_password", Some("app")),
             (b"app", b"one\0", "bad_password", Some("app")),

@@ -2,6 +2,14 @@
 //!
 //! `KEYWARD_ORACLE_PAIRS` sets how many pairs are compared (default 4,000), `KEYWARD_ORACLE_SEED` repeats a run.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test may stop with a message"
+)]
+
 #[allow(dead_code, reason = "shared with the other tests against a live server")]
 mod live_redis;
 

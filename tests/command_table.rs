@@ -1,5 +1,13 @@
 //! Our command table against `COMMAND` of a live server: every difference is a failure that names the command.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test may stop with a message"
+)]
+
 #[allow(dead_code, reason = "shared with the other tests against a live server")]
 mod live_redis;
 
@@ -70,7 +78,9 @@ fn drift(ours: &Command, live: &LiveCommand, server: Server) -> Vec<String> {
             ));
         }
     };
-    let arity = known.and_then(|known| known.arity).unwrap_or(ours.arity.into());
+    let arity = known
+        .and_then(|known| known.arity)
+        .unwrap_or_else(|| i64::from(ours.arity));
     compare("arity", arity.to_string(), live.arity.to_string());
     let without = known.and_then(|known| known.without_category);
     let mut categories: Vec<_> = ours
