@@ -56,15 +56,21 @@ pub(super) fn init(log: &Log, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
 pub(super) fn finish() {
     let Some(queue) = QUEUE.get() else { return };
     let parts = queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some((sender, thread)) = parts {
+    if let Some(Running { lines, thread }) = parts {
         // An empty line is the order to end: lines of the log always end in LF.
-        let _ = sender.send(Vec::new());
+        let _ = lines.send(Vec::new());
         let _ = thread.join();
     }
 }
 
 /// The queue's end and its thread, for [`finish`]. The log is the process's own, and so is this.
-static QUEUE: OnceLock<Mutex<Option<(SyncSender<Vec<u8>>, JoinHandle<()>)>>> = OnceLock::new();
+static QUEUE: OnceLock<Mutex<Option<Running>>> = OnceLock::new();
+
+/// The sending end of the queue, and the thread at the other.
+struct Running {
+    lines: SyncSender<Vec<u8>>,
+    thread: JoinHandle<()>,
+}
 
 #[derive(Clone)]
 struct Queue {
@@ -93,7 +99,10 @@ impl Queue {
                     let _ = out.write_all(&line);
                 }
             })?;
-        let _ = QUEUE.set(Mutex::new(Some((lines.clone(), thread))));
+        let _ = QUEUE.set(Mutex::new(Some(Running {
+            lines: lines.clone(),
+            thread,
+        })));
         Ok(Self { lines, metrics })
     }
 }

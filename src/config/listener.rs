@@ -131,7 +131,7 @@ fn address(context: &mut Context<'_>, table: &Table) -> Option<ListenAddress> {
             );
             return None;
         }
-        let folder = path.parent().unwrap_or(Path::new("/"));
+        let folder = path.parent().unwrap_or_else(|| Path::new("/"));
         if !folder.is_dir() {
             context
                 .error(

@@ -383,7 +383,7 @@ fn unknown_key<'k>(
     let synonym = SYNONYMS
         .iter()
         .find(|(other, ours)| *other == name && known.clone().any(|k| k == *ours));
-    let suggestion = near.or(synonym.map(|(_, ours)| *ours));
+    let suggestion = near.or_else(|| synonym.map(|(_, ours)| *ours));
     let place = Place::of(span, names_secret(name));
     let names: Vec<&str> = known.collect();
     let message = context

@@ -272,6 +272,7 @@ mod tests {
 
     #[test]
     fn urls_are_taken_apart() {
+        #[allow(clippy::type_complexity, reason = "a table")]
         let cases: &[(&str, bool, &str, Option<&str>, Option<&[u8]>)] = &[
             ("redis://localhost", false, "localhost:6379/0", None, None),
             ("redis://localhost:6380/3", false, "localhost:6380/3", None, None),

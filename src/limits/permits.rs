@@ -753,7 +753,7 @@ mod tests {
             for (step, who, which) in steps {
                 let any = if permits.is_empty() { 0 } else { which % permits.len() };
                 match step {
-                    0 | 1 | 2 => permits.extend(limits.admit(usize::from(who % 2), source(who)).ok()),
+                    0..=2 => permits.extend(limits.admit(usize::from(who % 2), source(who)).ok()),
                     3 if !permits.is_empty() => drop(permits.swap_remove(any)),
                     4 if !permits.is_empty() => {
                         let name = if who % 2 == 0 { "app" } else { "other" };

@@ -401,6 +401,8 @@ impl Session {
         self.state.sticky = true;
         let was = self.reply_mode;
         let word = args.get(2).filter(|_| args.announced() == 3).unwrap_or_default();
+        // Redis compares option words as C strings: `OFF` is one too when a NUL and more follows it.
+        let word = word.split(|byte| *byte == 0).next().unwrap_or_default();
         if word.eq_ignore_ascii_case(b"on") {
             self.reply_mode = ReplyMode::On;
             return Action::Forward {
@@ -517,7 +519,7 @@ impl Session {
     /// The credentials were wrong; the connection stays what it was (S-9) unless this was one too many.
     pub fn login_refused(&mut self, failure: &AuthFailure, out: &mut BytesMut) {
         let mut reply = BytesMut::new();
-        encode::error(&mut reply, &failure.reply());
+        encode::error(&mut reply, failure.reply());
         self.pending.answer(&reply, out);
         self.failures = self.failures.saturating_add(1);
         if self.failures >= self.rules.max_failures {

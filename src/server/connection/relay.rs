@@ -301,7 +301,7 @@ impl Relay {
         Ok(used)
     }
 
-    fn surprised(&mut self, surprise: Surprise) -> Stop {
+    fn surprised(&self, surprise: Surprise) -> Stop {
         self.client.desync(surprise.label());
         match surprise.reply() {
             Some(text) => Stop::saying(CloseReason::UpstreamClosed, text),
