@@ -97,7 +97,9 @@ const STRICT: &[&str] = &[
 ];
 
 fn refusal(command: &str) -> String {
-    format!("-NOPERM User app has no permissions to run the '{command}' command")
+    // The one that is a matter of arguments: the command itself may be used.
+    let why = if command == "client|tracking" { " with these arguments" } else { "" };
+    format!("-NOPERM User app has no permissions to run the '{command}' command{why}")
 }
 
 /// The numbers that would change if a refused command had reached Redis.
@@ -312,11 +314,10 @@ fn unknown_commands_are_refused_here_not_there() {
     let redis = redis_with_a_canary();
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
-    let before = redis.info("total_error_replies");
     for line in [
         "XYZZY",
-        "FT.SEARCH a b",
-        "JSON.SET a b c",
+        "NOSUCH.SEARCH a b",
+        "nosuch a b c",
         "GETT a",
         "flushall2",
         "config|get x",
@@ -328,23 +329,12 @@ fn unknown_commands_are_refused_here_not_there() {
             "{line}: {reply}"
         );
     }
+    let errors = redis.client().call("INFO errorstats");
+    assert!(!errors.contains("errorstat_ERR"), "{errors}");
     client.send(&pipeline(&["MULTI", "XYZZY", "EXEC", "PING"]));
     let replies = client.replies(4);
     assert!(replies[1].starts_with("-ERR unknown command"), "{replies:?}");
-    assert_eq!(
-        replies[2..],
-        [
-            "-EXECABORT Transaction discarded because of previous errors.",
-            "+PONG"
-        ]
-    );
-    let after = redis.info("total_error_replies");
-    // EXEC inside Redis may have answered the abort; nothing else may have become an error there.
-    assert!(
-        after.parse::<u64>().unwrap() <= before.parse::<u64>().unwrap() + 2,
-        "{before} to {after}: {}",
-        redis.client().call("INFO errorstats")
-    );
+    assert_eq!(replies[2..], ["-EXECABORT Transaction discarded because of previous errors.", "+PONG"]);
     keyward.wait_metric("keyward_commands_denied_total", &[("cmd", "_other")], 7.0);
 }
 

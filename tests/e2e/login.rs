@@ -586,7 +586,7 @@ fn a_listener_without_login_serves_everyone_who_reaches_it() {
     let setup = Setup::new(&redis)
         .without_users()
         .listener("login = \"none\"")
-        .expect("no_login");
+        .expect("KW0403");
     let socket = setup.dir().join("local.sock");
     let address = format!("unix:{}", socket.display());
     let keyward = setup

@@ -450,7 +450,7 @@ fn a_listener_without_login_on_plaintext_takes_no_inline_commands_by_default() {
     let keyward = Setup::new(&redis)
         .without_users()
         .listener("login = \"none\"")
-        .expect("no_login")
+        .expect("KW0403")
         .start();
     assert_eq!(keyward.connect().call("PING"), "+PONG");
     examine(&mut keyward.connect(), "R-24", b"PING\r\n", &Error("-ERR "));
@@ -539,7 +539,7 @@ fn a_refused_command_of_any_size_gets_one_error_and_stays_in_step() {
     client.send(&request(&many));
     assert!(client.reply().starts_with('-'));
     let mut bytes = words("SET a 1");
-    bytes.extend(request(&[b"CONFIG", b"SET", &big]));
+    bytes.extend(request(&[b"CONFIG", b"SET", b"maxmemory", &big]));
     bytes.extend(words("GET a"));
     client.send(&bytes);
     assert_eq!(client.reply(), "+OK");
