@@ -324,7 +324,7 @@ mod tests {
             ("http://h", UrlError::Scheme),
             ("redis://", UrlError::NoHost),
             ("redis://:s3cret@", UrlError::NoHost),
-            ("redis://:s3cret/x@h", UrlError::NoHost),
+            ("redis://:s3cret/x@h", UrlError::Database),
             ("redis://u:s3cret/x@h", UrlError::Port),
             ("redis://h:0", UrlError::Port),
             ("redis://h:70000", UrlError::Port),

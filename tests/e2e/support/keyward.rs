@@ -533,7 +533,8 @@ impl Keyward {
             let (level, event) = (json["level"].as_str().unwrap(), json["event"].as_str());
             let event = event.unwrap_or_else(|| panic!("a line without `event`: {line}"));
             let code = json["code"].as_str().unwrap_or_default();
-            let known = json["target"] == AUDIT || expected.iter().any(|known| known == event || known == code);
+            let known =
+                json["target"] == AUDIT || expected.iter().any(|known| known == event || known == code);
             assert!(
                 known || !matches!(level, "WARN" | "ERROR"),
                 "unexpected {level} line: {line}"
