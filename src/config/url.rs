@@ -325,7 +325,7 @@ mod tests {
             ("redis://", UrlError::NoHost),
             ("redis://:s3cret@", UrlError::NoHost),
             ("redis://:s3cret/x@h", UrlError::Database),
-            ("redis://u:s3cret/x@h", UrlError::Port),
+            ("redis://u:s3cret/x@h", UrlError::Database),
             ("redis://h:0", UrlError::Port),
             ("redis://h:70000", UrlError::Port),
             ("redis://h/s3cret", UrlError::Database),
