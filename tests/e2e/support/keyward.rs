@@ -54,6 +54,9 @@ pub(crate) struct Setup {
     env: BTreeMap<String, String>,
     expected: Vec<String>,
     file: bool,
+    /// `ulimit -n` for the process.
+    open_files: Option<u64>,
+    args: Vec<String>,
 }
 
 /// A running Keyward.
@@ -105,6 +108,8 @@ impl Setup {
             env,
             expected: vec!["KW0409".to_owned()],
             file: true,
+            open_files: None,
+            args: Vec::new(),
         }
     }
 
@@ -259,13 +264,34 @@ impl Setup {
         text
     }
 
+    /// The process may have so many files open.
+    pub(crate) fn open_files(mut self, limit: u64) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
+    /// A further argument of `keyward run`.
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
+        let program = env!("CARGO_BIN_EXE_keyward");
+        let mut command = match self.open_files {
+            None => Command::new(program),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), program]);
+                shell
+            }
+        };
         command.arg("run");
         if self.file {
             fs::write(self.config_file(), self.text()).unwrap();
             command.arg("--config").arg(self.config_file());
         }
+        command.args(&self.args);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -533,7 +559,8 @@ impl Keyward {
             let (level, event) = (json["level"].as_str().unwrap(), json["event"].as_str());
             let event = event.unwrap_or_else(|| panic!("a line without `event`: {line}"));
             let code = json["code"].as_str().unwrap_or_default();
-            let known = json["target"] == AUDIT || expected.iter().any(|known| known == event || known == code);
+            let known =
+                json["target"] == AUDIT || expected.iter().any(|known| known == event || known == code);
             assert!(
                 known || !matches!(level, "WARN" | "ERROR"),
                 "unexpected {level} line: {line}"
