@@ -1,5 +1,12 @@
 //! The admin listener over real sockets: what it answers, and what it refuses to wait for.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the helpers of tests may fail loudly; clippy recognises only functions marked as tests"
+)]
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
