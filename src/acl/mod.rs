@@ -1,1 +1,211 @@
-//! (being written)
+//! Which commands a user may run: the command table, the rule language, the verdict.
+//!
+//! Pure: names and rules in, [`Permit`] or [`Denied`] out. A command that the table does not know is never asked about: the
+//! session refuses it (rule 4). [`User::check`] decides in the order of Redis's own `ACLSelectorCheckCmd` (acl.c): the
+//! command, then the arguments that a preset restricts, then keys, then channels; the first refusal is the answer. Roles
+//! that would change the protocol of the connection are refused before anything else, whatever the rules say (C-5, R-28).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `commands.rs` | the table as data |
+//! | `command.rs` | the meaning of its columns |
+//! | `lookup.rs` | from the client's words to a row |
+//! | `rule.rs` | Redis's rule language and ACL files, both directions |
+//! | `preset.rs` | `safe` and `strict`, with a reason for every entry |
+
+mod access;
+mod command;
+mod commands;
+mod lookup;
+mod preset;
+pub mod rule;
+
+use std::fmt;
+
+use crate::resp::Args;
+
+pub use command::{Categories, Class, Command, CommandId, Role, Since, SubKind};
+pub use lookup::{Resolved, commands, resolve};
+pub use preset::{ArgumentRule, Effect, Entry, Preset};
+
+/// A user and what it may do. Made by [`rule::parse_user`]; [`User::to_rule`] writes it back.
+#[derive(Clone, PartialEq, Eq)]
+pub struct User {
+    /// Name for AUTH.
+    pub name: String,
+    /// `on`: may log in.
+    pub enabled: bool,
+    /// `nopass`: any password will do.
+    pub nopass: bool,
+    /// SHA-256 digests of the passwords, in the order in which they were added; every one is valid.
+    pub passwords: Vec<[u8; 32]>,
+    /// What follows the passwords in the rule text.
+    access: rule::Access,
+}
+
+/// Proof that a command was checked and may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a permit is the only reason to forward a request"]
+pub struct Permit(());
+
+/// A refusal: what was refused, and why. Holds nothing that came from the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denied {
+    /// Name from the command table.
+    pub command: &'static str,
+    /// The rule that refused.
+    pub reason: DenyReason,
+}
+
+/// Why a command was refused; the words of `ACL LOG`, and two more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DenyReason {
+    /// The user may not run this command.
+    Command,
+    /// The user may not touch a key that it names.
+    Key,
+    /// The user may not use a channel that it names.
+    Channel,
+    /// The user may not use the database that it names.
+    Database,
+    /// The user may run the command, but not with these arguments, or they cannot be seen in time.
+    Argument,
+}
+
+impl User {
+    /// A user that may do nothing and cannot log in, as `ACL SETUSER name` makes it.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            enabled: false,
+            nopass: false,
+            passwords: Vec::new(),
+            access: rule::Access::default(),
+        }
+    }
+
+    /// Adds the SHA-256 digest of a password, once; as in Redis a password ends `nopass`.
+    pub fn add_password(&mut self, digest: [u8; 32]) {
+        self.nopass = false;
+        if !self.passwords.contains(&digest) {
+            self.passwords.push(digest);
+        }
+    }
+
+    /// Decides about one request.
+    ///
+    /// `command` is what [`resolve`] found. A container itself (`CONFIG` alone or with an unknown subcommand) can be
+    /// checked too: refused here means that the user is not even told which subcommands exist (C-11).
+    /// `whole` is false when `args` hold only the head of a longer request: a rule about arguments that cannot be seen
+    /// refuses.
+    pub fn check(&self, command: &Command, args: Args<'_>, whole: bool) -> Result<Permit, Denied> {
+        let denied = |reason| {
+            Err(Denied {
+                command: command.name,
+                reason,
+            })
+        };
+        let access = &self.access;
+        if matches!(command.role, Role::Replication | Role::Http) {
+            return denied(DenyReason::Command);
+        }
+        if !access.commands.contains(command.id) && !command.always_allowed {
+            return denied(DenyReason::Command);
+        }
+        if !access.arguments.is_empty() && access.restricts(command.id, args, whole) {
+            return denied(DenyReason::Argument);
+        }
+        if command.has_keys && !access.all_keys {
+            return denied(DenyReason::Key);
+        }
+        if command.has_channels && !access.all_channels {
+            return denied(DenyReason::Channel);
+        }
+        Ok(Permit(()))
+    }
+
+    /// Whether some request of this command could be permitted. For displays and checks at start, not for decisions.
+    pub fn may_run(&self, command: &Command) -> bool {
+        !matches!(command.role, Role::Replication | Role::Http)
+            && (self.access.commands.contains(command.id) || command.always_allowed)
+            && (self.access.all_keys || !command.has_keys)
+            && (self.access.all_channels || !command.has_channels)
+    }
+}
+
+/// Password digests stay out of every debug output.
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .field("enabled", &self.enabled)
+            .field("nopass", &self.nopass)
+            .field("passwords", &self.passwords.len())
+            .field("access", &self.access.to_string())
+            .finish()
+    }
+}
+
+impl Denied {
+    /// The reply of Redis 7.2 and later, without the leading `-` (C-14). Names the table's command, never the client's bytes.
+    pub fn reply(&self, user: &str) -> String {
+        let command = self.command;
+        match self.reason {
+            DenyReason::Command | DenyReason::Argument => {
+                format!("NOPERM User {user} has no permissions to run the '{command}' command")
+            }
+            DenyReason::Key => "NOPERM No permissions to access a key".to_owned(),
+            DenyReason::Channel => "NOPERM No permissions to access a channel".to_owned(),
+            DenyReason::Database => "NOPERM No permissions to access a database".to_owned(),
+        }
+    }
+}
+
+impl DenyReason {
+    /// Every reason; metrics are pre-created from it.
+    pub const ALL: [Self; 5] = [
+        Self::Command,
+        Self::Key,
+        Self::Channel,
+        Self::Database,
+        Self::Argument,
+    ];
+
+    /// Label of metrics and audit lines.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Key => "key",
+            Self::Channel => "channel",
+            Self::Database => "database",
+            Self::Argument => "argument",
+        }
+    }
+}
+
+/// A set of commands, one bit a row of the table.
+#[derive(Clone, PartialEq, Eq)]
+struct CommandSet([u64; WORDS]);
+
+const WORDS: usize = commands::COMMANDS.len().div_ceil(64);
+
+impl CommandSet {
+    const EMPTY: Self = Self([0; WORDS]);
+    const FULL: Self = Self([u64::MAX; WORDS]);
+
+    fn contains(&self, id: CommandId) -> bool {
+        self.0
+            .get(id.index() / 64)
+            .is_some_and(|word| word >> (id.index() % 64) & 1 != 0)
+    }
+
+    fn set(&mut self, id: CommandId, member: bool) {
+        let bit = 1 << (id.index() % 64);
+        if let Some(word) = self.0.get_mut(id.index() / 64) {
+            *word = if member { *word | bit } else { *word & !bit };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,21 @@
 //! could be wrong has been reported as a [`Diagnostic`] before. Precedence: flag, then environment, then file,
 //! then default. Secrets never stand in a configuration; it names files and environment variables that hold them.
 
+mod address;
+pub mod code;
+mod context;
+mod credential;
 mod diagnostic;
+mod env;
+mod files;
+mod listener;
+mod load;
+mod raw;
+pub mod schema;
+mod upstream;
+mod url;
+mod user;
+mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,7 +26,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use diagnostic::{Diagnostic, Location, Severity};
+pub use context::{Origin, Setting};
+pub use credential::{Credential, CredentialError, CredentialFault, MAX_SECRET_FILE};
+pub use diagnostic::{Diagnostic, Location, Severity, did_you_mean, may_hold_secret};
+pub use env::VARIABLES;
+pub use load::{Loaded, Overrides, Sources, admin_address, load};
+pub use url::{RedactedUrl, UrlError};
+pub use user::parse_hash;
+pub use values::{parse_duration, parse_size, show_duration};
 
 /// The whole configuration of one process.
 #[derive(Debug, Clone)]
@@ -130,6 +151,13 @@ pub struct Upstream {
     pub auth_timeout: Duration,
 }
 
+impl Upstream {
+    /// The address as logs show it: without user and password.
+    pub fn redacted_url(&self) -> RedactedUrl {
+        RedactedUrl::new(self.address.clone(), self.database)
+    }
+}
+
 /// Address of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamAddress {
@@ -204,7 +232,7 @@ pub struct Listener {
     pub idle_timeout: Option<Duration>,
     /// Close a client that reads nothing for so long while replies wait; default 60 s.
     pub write_stall_timeout: Duration,
-    /// Accept inline commands.
+    /// Accept inline commands; default: not on a plaintext TCP listener without login, where a browser could send them.
     pub inline: bool,
     /// PROXY protocol is required from these networks and refused from all others; empty: off.
     pub proxy_protocol_from: Vec<IpNet>,
@@ -235,7 +263,7 @@ pub struct ListenerTls {
     pub client_ca_file: Option<PathBuf>,
     /// Certificate revocation lists for client certificates.
     pub client_crl_file: Option<PathBuf>,
-    /// Whether clients present a certificate.
+    /// Whether clients present a certificate; default: required with a client CA, else off.
     pub client_certificates: ClientCertificates,
     /// Lowest protocol version.
     pub min_version: TlsVersion,

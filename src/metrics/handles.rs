@@ -372,9 +372,13 @@ impl UpstreamMetrics {
         self.connects.inc();
     }
 
-    /// Counts a connection that was made, and its time (TCP, TLS and AUTH); it is open until the guard is dropped.
-    pub fn connected(&self, duration: Duration) -> UpstreamConnectionGuard {
+    /// Records the time of a connection that was made (TCP, TLS and AUTH).
+    pub fn connected(&self, duration: Duration) {
         self.connect_duration.observe(duration.as_secs_f64());
+    }
+
+    /// Counts a connection as open until the guard is dropped.
+    pub fn connection_open(&self) -> UpstreamConnectionGuard {
         self.open.inc();
         UpstreamConnectionGuard(self.open.clone())
     }

@@ -120,6 +120,10 @@ labels! {
         Http = "http",
         /// A reload removed the credential that the session had logged in with.
         CredentialRemoved = "credential_removed",
+        /// A limit was reached when the client logged in, or when its true source became known.
+        Rejected = "rejected",
+        /// The TLS handshake failed.
+        Handshake = "handshake",
         /// The task ended without saying why: it panicked or was cancelled.
         Internal = "internal",
     }

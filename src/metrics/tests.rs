@@ -229,7 +229,8 @@ fn upstream_connections_are_open_until_dropped() {
     let metrics = metrics();
     let upstream = metrics.upstream("main");
     upstream.connect_attempt();
-    let connection = upstream.connected(Duration::from_millis(1));
+    upstream.connected(Duration::from_millis(1));
+    let connection = upstream.connection_open();
     has(
         &metrics,
         r#"keyward_upstream_connections_open{upstream="main"}"#,

@@ -1,1 +1,375 @@
-//! (being written)
+//! The composition root: listeners, workers, upstreams and everything they share, put together here and nowhere else.
+//!
+//! ```text
+//!   Bound::new ── addresses known, nothing accepted ──► run ──► serving ── SIGHUP, changed files ──► reload
+//!                                                                  │
+//!                                                               SIGTERM ──► drain ──► stopped
+//! ```
+//!
+//! The main thread accepts, checks the upstreams, watches files and listens to signals; sessions run on the workers; the
+//! admin listener has a thread of its own. A reload builds and checks everything before it changes anything.
+
+mod acceptor;
+mod connection;
+mod counters;
+mod listener;
+mod prepare;
+mod reload;
+mod watch;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch as channel;
+
+use crate::admin::{Admin, Pages, Readiness};
+use crate::audit::Audit;
+use crate::config::{Config, Diagnostic, Loaded, Sources};
+use crate::drain::{self, DrainTrigger, Event};
+use crate::limits::{Limits, Throttle};
+use crate::metrics::{Labels, Metrics, MetricsError, Shape};
+use crate::net::{self, BindError};
+use crate::upstream::{Probe, Upstream};
+
+use listener::{Listener, Settings, Shared};
+
+pub use prepare::{Environment, check};
+
+/// Why the program cannot start (F-43).
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration names things that cannot be used; every fault is in the list.
+    #[error("the configuration cannot be used")]
+    Configuration(Vec<Diagnostic>),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The admin address cannot be listened on.
+    #[error("cannot listen on the admin address {address}: {source}")]
+    Admin {
+        /// As configured.
+        address: SocketAddr,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The system gave no thread, signal handler or descriptor.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// A mistake of this program.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+/// Everything is bound and nothing accepted yet.
+pub struct Bound {
+    sources: Sources,
+    config: Config,
+    sockets: Vec<net::Listener>,
+    listeners: Vec<Arc<Listener>>,
+    upstreams: Vec<Arc<Upstream>>,
+    shared: Arc<Shared>,
+    readiness: Arc<Readiness>,
+    admin: Option<Admin>,
+}
+
+/// What runs while serving.
+struct Serving {
+    bound: Bound,
+    drain: DrainTrigger,
+    reloads: channel::Sender<u64>,
+    /// One probe an upstream; aborted when its upstream is replaced.
+    probes: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// The metrics of a configuration, for those who need them before [`Bound::new`] (the log counts its lines in them).
+///
+/// # Errors
+/// A mistake in the metrics' own names.
+pub fn metrics(config: &Config) -> Result<Arc<Metrics>, MetricsError> {
+    Metrics::new(&Shape {
+        listeners: config
+            .listeners
+            .iter()
+            .map(|listener| (listener.name.clone(), listener.max_connections))
+            .collect(),
+        upstreams: config
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.name.clone())
+            .collect(),
+        users: config.users.iter().map(|user| user.name.clone()).collect(),
+        commands: crate::acl::commands()
+            .iter()
+            .map(|command| command.name)
+            .collect(),
+        labels: Labels::default(),
+    })
+}
+
+impl Bound {
+    /// Builds everything and binds every address. Must be called inside a runtime.
+    ///
+    /// # Errors
+    /// A [`StartError`] that names the file, rule or address at fault.
+    pub fn new(sources: Sources, loaded: Loaded, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let config = loaded.config;
+        let environment = |name: &str| sources.env.get(name).cloned();
+        let prepared = prepare::prepare(&config, &environment).map_err(StartError::Configuration)?;
+        let mut upstreams = Vec::new();
+        for section in &config.upstreams {
+            upstreams.push(
+                reload::build_upstream(section, &environment, &metrics).map_err(StartError::Configuration)?,
+            );
+        }
+        let shared = Arc::new(Shared {
+            limits: Limits::new(&config),
+            throttle: Arc::new(Throttle::new(&config.login)),
+            audit: Audit::new(metrics.audit_dropped.clone()).map_err(io::Error::other)?,
+            metrics: Arc::clone(&metrics),
+        });
+        reload::tell_metrics(&config, &prepared, &upstreams, &metrics);
+        let mut sockets = Vec::new();
+        let mut listeners = Vec::new();
+        for (section, prepared) in config.listeners.iter().zip(prepared) {
+            sockets.push(net::Listener::bind(&section.address)?);
+            let settings = Settings::new(section, &config.login, prepared, &upstreams, &metrics)?;
+            let index = shared.limits.listener(&section.name).unwrap_or(usize::MAX);
+            listeners.push(Arc::new(Listener::new(
+                index,
+                &section.name,
+                Arc::clone(&shared),
+                settings,
+            )));
+        }
+        let readiness = Readiness::new(config.upstreams.iter().map(|upstream| upstream.name.clone()));
+        let admin = match config.admin.address {
+            Some(address) => {
+                let pages = Pages {
+                    metrics,
+                    readiness: Arc::clone(&readiness),
+                };
+                let start =
+                    std::net::TcpListener::bind(address).and_then(|socket| Admin::start(socket, pages));
+                Some(start.map_err(|source| StartError::Admin { address, source })?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            sources,
+            config,
+            sockets,
+            listeners,
+            upstreams,
+            shared,
+            readiness,
+            admin,
+        })
+    }
+
+    /// Where it listens: names and real addresses.
+    pub fn addresses(&self) -> Vec<(String, String)> {
+        let names = self.listeners.iter().map(|listener| listener.name.to_string());
+        names
+            .zip(self.sockets.iter().map(net::Listener::address))
+            .collect()
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// Serves until SIGTERM or SIGINT, or until `stop` is ready, then drains.
+    ///
+    /// # Errors
+    /// The system gave no thread or signal handler; nothing has been served then.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+        let mut signals = drain::signals()?;
+        let (drain, watch) = drain::channel();
+        let (reloads, reloaded) = channel::channel(0);
+        let mut workers = Vec::new();
+        for index in 0..self.config.server.workers {
+            workers.push(worker::Handle::start(index, watch.clone(), reloaded.clone())?);
+        }
+        let workers = Arc::new(workers);
+        self.announce();
+        let mut acceptors = tokio::task::JoinSet::new();
+        for (socket, listener) in std::mem::take(&mut self.sockets).into_iter().zip(&self.listeners) {
+            acceptors.spawn(acceptor::accept(
+                socket,
+                Arc::clone(listener),
+                Arc::clone(&workers),
+                watch.clone(),
+            ));
+        }
+        self.readiness.started();
+        self.shared.metrics.config_loaded(now_unix());
+        tracing::info!(
+            event = "ready",
+            workers = self.config.server.workers,
+            pid = std::process::id()
+        );
+
+        let mut serving = Serving {
+            bound: self,
+            drain,
+            reloads,
+            probes: Vec::new(),
+        };
+        serving.start_probes();
+        serving.serve(&mut signals, stop).await;
+        serving.finish(&mut signals).await;
+
+        drop(acceptors);
+        for probe in serving.probes.drain(..) {
+            probe.abort();
+        }
+        // The acceptors are gone: this was the last reference, unless one of them has not been dropped yet.
+        if let Ok(workers) = Arc::try_unwrap(workers) {
+            for worker in workers {
+                worker.join();
+            }
+        }
+        serving.bound.shared.audit.flush();
+        tracing::info!(event = "stopped");
+        Ok(())
+    }
+
+    fn announce(&self) {
+        for (listener, (name, address)) in self.listeners.iter().zip(self.addresses()) {
+            let settings = listener.settings.load();
+            tracing::info!(
+                event = "listening",
+                listener = name,
+                address,
+                tls = settings.tls.is_some(),
+                login = settings.config.login == crate::config::LoginMode::Password,
+                upstream = settings.upstream.name(),
+            );
+        }
+        if let Some(address) = self.admin_address() {
+            tracing::info!(event = "admin_listening", address = %address);
+        }
+    }
+}
+
+impl Serving {
+    /// Until the order to end.
+    async fn serve(&mut self, signals: &mut drain::Signals, stop: impl Future<Output = ()>) {
+        let mut files = watch::Files::new(prepare::watched_files(&self.bound.config));
+        let mut look = tokio::time::interval(self.bound.config.server.watch_interval);
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                event = signals.next() => match event {
+                    Event::Reload => {
+                        self.reload_configuration();
+                        files = watch::Files::new(prepare::watched_files(&self.bound.config));
+                    }
+                    Event::Terminate | Event::Abort => return,
+                },
+                () = &mut stop => return,
+                _ = look.tick() => if files.changed() {
+                    self.reload_files();
+                },
+                _ = second.tick() => self.tick(),
+            }
+        }
+    }
+
+    /// Once a second: what is folded, forgotten or shown late.
+    fn tick(&self) {
+        let shared = &self.bound.shared;
+        let now = Instant::now();
+        for ended in shared.throttle.sweep(now) {
+            if let Some(listener) = self
+                .bound
+                .listeners
+                .iter()
+                .find(|listener| listener.index == ended.listener)
+            {
+                shared.audit.lockout_ended(&listener.name, ended.source, now);
+            }
+        }
+        for listener in &self.bound.listeners {
+            let locked = shared.throttle.locked_at(listener.index);
+            listener
+                .metrics
+                .locked_sources
+                .set(i64::try_from(locked).unwrap_or(i64::MAX));
+        }
+        shared.audit.tick(now);
+    }
+
+    /// Lets sessions end: idle ones at once, the others by the deadline (F-34).
+    async fn finish(&self, signals: &mut drain::Signals) {
+        let bound = &self.bound;
+        bound.readiness.draining();
+        bound.shared.metrics.draining.set(1);
+        let timeout = bound.config.server.drain_timeout;
+        tracing::info!(
+            event = "draining",
+            sessions = self.drain.sessions(),
+            timeout_s = timeout.as_secs_f64()
+        );
+        self.drain.drain();
+        let left = tokio::select! {
+            left = self.drain.idle(tokio::time::Instant::now() + timeout) => left,
+            _ = abort(signals) => self.drain.sessions(),
+        };
+        if left > 0 {
+            tracing::info!(event = "drain_cut_short", sessions = left);
+            self.drain.abort();
+            self.drain
+                .idle(tokio::time::Instant::now() + ABORT_PATIENCE)
+                .await;
+        }
+    }
+
+    /// Checks every upstream now and then, for readiness and the metric.
+    fn start_probes(&mut self) {
+        for probe in self.probes.drain(..) {
+            probe.abort();
+        }
+        for upstream in &self.bound.upstreams {
+            let health = self.bound.readiness.upstream(upstream.name());
+            let metrics = self.bound.shared.metrics.upstream(upstream.name());
+            let mut probe = Probe::new(Arc::clone(upstream));
+            self.probes.push(tokio::spawn(async move {
+                loop {
+                    let found = probe.check().await;
+                    metrics.up.set(i64::from(found.up));
+                    if let Some(health) = &health {
+                        health.set(found.up && found.ready);
+                    }
+                    let pause = if found.ready { PROBE_INTERVAL } else { PROBE_RETRY };
+                    tokio::time::sleep(pause).await;
+                }
+            }));
+        }
+    }
+}
+
+/// Waits for the order to stop draining.
+async fn abort(signals: &mut drain::Signals) {
+    while signals.next().await != Event::Abort {}
+}
+
+/// Now, as Prometheus wants it.
+fn now_unix() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+}
+
+/// Sessions that are told to end now are given this long before their threads are left alone.
+const ABORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A healthy upstream is checked this often, one that is not a little sooner.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBE_RETRY: Duration = Duration::from_secs(1);

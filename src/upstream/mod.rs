@@ -1,1 +1,391 @@
-//! (being written)
+//! Connections to Redis: dialling, TLS, our credential, and whether the server is there.
+//!
+//! [`Upstream::dial`] gives a connection on which the next byte written is a client's request: TLS is verified, our
+//! credential is accepted, the database is selected, and nothing is left to be read. Whoever asks for one gets
+//! either that or a [`DialError`] that knows its metric label, its log line and what a client is told.
+//!
+//! ```text
+//!   resolve ─ TCP or unix ─ TLS ─────▶ AUTH line 1 ─ WRONGPASS ▶ AUTH line 2 ─ WRONGPASS ▶ read the secret again
+//!   └─── connect_timeout ──────┘      └──────────────────── auth_timeout ─────────────────────┘   │ changed: AUTH
+//!                                        │ +OK                                                     ▼ same: refused
+//!                                        ▼                                              1 s … 30 s without attempts
+//!                                     SELECT ▶ ready
+//! ```
+
+mod credential;
+mod dedicated;
+mod dial;
+mod error;
+mod handshake;
+mod probe;
+
+use std::any::Any;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::config;
+use crate::config::{CredentialError, UpstreamAddress};
+use crate::net::Stream;
+use crate::tls::{CertificateInfo, ClientTls, TlsError};
+
+use credential::CredentialStore;
+pub use dedicated::{Lane, LaneEnd};
+pub use error::{AuthRefusal, DialError, DialReason, SetupError};
+pub use probe::{Probe, UpstreamHealth};
+
+/// One `[[upstream]]`: everything that is needed to connect to it. Shared by all workers.
+pub struct Upstream {
+    name: String,
+    url: String,
+    address: UpstreamAddress,
+    database: u32,
+    username: Option<String>,
+    connect_timeout: Duration,
+    auth_timeout: Duration,
+    tls: Option<TlsSlot>,
+    credential: Option<CredentialStore>,
+    /// Bounds name resolutions at once: each holds a thread, for as long as a resolver may hang.
+    resolver: Arc<Semaphore>,
+    refusal: Mutex<Option<Refusal>>,
+    report: Mutex<Report>,
+    counters: Arc<dyn Counters>,
+}
+
+/// TLS settings and what is in force of them.
+struct TlsSlot {
+    section: config::UpstreamTls,
+    current: ArcSwap<ClientTls>,
+}
+
+/// A connection that is ready for requests: authenticated, database selected, nothing left to be read.
+#[derive(Debug)]
+pub struct Dialed {
+    /// The connection.
+    pub stream: Stream,
+    /// What [`Counters::connected`] gave; to be kept as long as the connection.
+    pub open: OpenGuard,
+}
+
+/// Counts a connection as open until it is dropped.
+pub type OpenGuard = Box<dyn Any + Send + Sync>;
+
+/// What happens here, for the metrics; every function does nothing unless implemented.
+pub trait Counters: Send + Sync {
+    /// A connection is attempted (`keyward_upstream_connects_total`).
+    fn connecting(&self) {}
+    /// It is ready; so long it took (`keyward_upstream_connect_duration_seconds`). What is returned lives as long as
+    /// the connection (`keyward_upstream_connections_open`).
+    fn connected(&self, took: Duration) -> OpenGuard {
+        let _ = took;
+        Box::new(())
+    }
+    /// It failed (`keyward_upstream_connect_failures_total`).
+    fn connect_failed(&self, reason: DialReason) {
+        let _ = reason;
+    }
+    /// Redis refused our credential (`keyward_upstream_auth_failures_total`); counted in addition to the failed
+    /// connection.
+    fn auth_failed(&self, reason: AuthRefusal) {
+        let _ = reason;
+    }
+    /// The credential was read; so old it is (`keyward_upstream_credential_changed_timestamp_seconds`).
+    fn credential_changed(&self, at: SystemTime) {
+        let _ = at;
+    }
+    /// Outcome of a check (`keyward_upstream_up`).
+    fn up(&self, up: bool) {
+        let _ = up;
+    }
+}
+
+/// Counts nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoCounters;
+
+impl Counters for NoCounters {}
+
+/// Redis refused our credential: no attempt before `until`, so that its ACL LOG is not flooded (F-12).
+struct Refusal {
+    until: Instant,
+    interval: Duration,
+    error: DialError,
+}
+
+/// What the log has been told.
+#[derive(Default)]
+struct Report {
+    /// Reason of the last failure while it is down; `None` while it is up or unknown.
+    down: Option<DialReason>,
+    /// Whether a success was reported since the last failure.
+    up: bool,
+    /// When the last failure was written.
+    last_failure: Option<Instant>,
+}
+
+impl Upstream {
+    /// Reads certificates and the credential; connects to nothing. `environment` looks up variables.
+    ///
+    /// # Errors
+    /// [`SetupError`]: a file or variable that cannot be used.
+    pub fn new(
+        section: &config::Upstream,
+        environment: &dyn Fn(&str) -> Option<String>,
+        counters: Arc<dyn Counters>,
+    ) -> Result<Self, SetupError> {
+        let tls = match &section.tls {
+            Some(section) => Some(TlsSlot {
+                section: section.clone(),
+                current: ArcSwap::from_pointee(ClientTls::load(section)?),
+            }),
+            None => None,
+        };
+        let credential = match &section.credential {
+            Some(source) => Some(CredentialStore::load(source, environment)?),
+            None => None,
+        };
+        if let Some(store) = &credential {
+            counters.credential_changed(store.changed());
+        }
+        Ok(Self {
+            name: section.name.clone(),
+            url: url(&section.address, section.database),
+            address: section.address.clone(),
+            database: section.database,
+            username: section.username.clone(),
+            connect_timeout: section.connect_timeout,
+            auth_timeout: section.auth_timeout,
+            tls,
+            credential,
+            resolver: Arc::new(Semaphore::new(MAX_RESOLUTIONS)),
+            refusal: Mutex::default(),
+            report: Mutex::default(),
+            counters,
+        })
+    }
+
+    /// The configured name; a metric label.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `host:port/database`, without credentials; for logs.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The database that new connections are on.
+    pub fn database(&self) -> u32 {
+        self.database
+    }
+
+    /// Opens a connection: resolve, connect, verify TLS, log in, select the database.
+    ///
+    /// After Redis has refused our credential, further calls fail at once with the same error for a while (1 s,
+    /// growing to 30 s), unless [`Upstream::reload_credential`] finds a new one.
+    ///
+    /// # Errors
+    /// [`DialError`]; logged (once, then every 30 s) and counted here.
+    pub async fn dial(&self) -> Result<Dialed, DialError> {
+        self.check_refusal()?;
+        self.counters.connecting();
+        let begun = Instant::now();
+        match self.attempt().await {
+            Ok(stream) => {
+                *lock(&self.refusal) = None;
+                self.note_success();
+                Ok(Dialed {
+                    stream,
+                    open: self.counters.connected(begun.elapsed()),
+                })
+            }
+            Err(error) => {
+                if let Some(refusal) = error.refusal() {
+                    self.counters.auth_failed(refusal);
+                    self.note_refusal(&error);
+                }
+                self.counters.connect_failed(error.reason());
+                self.note_failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at the secret's file again; a new credential is used from the next connection on, and existing
+    /// connections stay (Redis keeps them, F-16). `true` if it changed.
+    ///
+    /// # Errors
+    /// [`CredentialError`]; the former credential stays in force.
+    pub async fn reload_credential(&self) -> Result<bool, CredentialError> {
+        let Some(store) = &self.credential else {
+            return Ok(false);
+        };
+        let changed = store.reload().await?;
+        if changed {
+            self.credential_changed(store);
+        }
+        Ok(changed)
+    }
+
+    /// Reads the certificate files again and uses them from the next connection on.
+    ///
+    /// # Errors
+    /// [`TlsError`]; the former ones stay in force.
+    pub fn reload_tls(&self) -> Result<(), TlsError> {
+        if let Some(slot) = &self.tls {
+            slot.current.store(Arc::new(ClientTls::load(&slot.section)?));
+        }
+        Ok(())
+    }
+
+    /// Expiry of the loaded certificates (X-13).
+    pub fn certificates(&self) -> Vec<CertificateInfo> {
+        self.tls
+            .as_ref()
+            .map(|slot| slot.current.load().certificates.clone())
+            .unwrap_or_default()
+    }
+
+    fn credential_changed(&self, store: &CredentialStore) {
+        *lock(&self.refusal) = None;
+        self.counters.credential_changed(store.changed());
+        tracing::info!(
+            event = "upstream_credential_changed",
+            upstream = self.name,
+            source = store.describe(),
+            "the credential for Redis was read anew"
+        );
+    }
+
+    /// Fails while a refusal lasts. When its time is over, the first caller may try and all others wait on.
+    fn check_refusal(&self) -> Result<(), DialError> {
+        let mut refusal = lock(&self.refusal);
+        let Some(refusal) = refusal.as_mut() else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        if now < refusal.until {
+            return Err(refusal.error.clone());
+        }
+        refusal.until = now + refusal.interval;
+        Ok(())
+    }
+
+    fn note_refusal(&self, error: &DialError) {
+        let mut slot = lock(&self.refusal);
+        // Connections that were under way together count as one refusal.
+        let interval = match slot.as_ref() {
+            None => FIRST_PAUSE,
+            Some(former) => former.interval.saturating_mul(2).min(LONGEST_PAUSE),
+        };
+        *slot = Some(Refusal {
+            until: Instant::now() + interval,
+            interval,
+            error: error.clone(),
+        });
+    }
+
+    fn note_success(&self) {
+        let mut report = lock(&self.report);
+        if !report.up {
+            *report = Report {
+                down: None,
+                up: true,
+                last_failure: None,
+            };
+            drop(report);
+            tracing::info!(
+                event = "redis_connection_initialized",
+                url = self.url,
+                upstream = self.name,
+                "connected to Redis"
+            );
+        }
+    }
+
+    /// One line at once, and again when the reason changes or every 30 s (F-1).
+    fn note_failure(&self, error: &DialError) {
+        let reason = error.reason();
+        {
+            let mut report = lock(&self.report);
+            let recent = report
+                .last_failure
+                .is_some_and(|at| at.elapsed() < REPORT_INTERVAL);
+            if recent && report.down == Some(reason) {
+                return;
+            }
+            *report = Report {
+                down: Some(reason),
+                up: false,
+                last_failure: Some(Instant::now()),
+            };
+        }
+        let (url, upstream, label) = (self.url.as_str(), self.name.as_str(), reason.label());
+        if error.needs_a_person() {
+            tracing::error!(event = "redis_connection_failed", url, upstream, reason = label, %error, "cannot connect to Redis");
+        } else {
+            tracing::warn!(event = "redis_connection_failed", url, upstream, reason = label, %error, "cannot connect to Redis; retrying");
+        }
+    }
+
+    /// Whether the last attempt to connect failed.
+    fn is_failing(&self) -> bool {
+        lock(&self.report).down.is_some()
+    }
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream")
+            .field("name", &self.name)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+fn url(address: &UpstreamAddress, database: u32) -> String {
+    match address {
+        UpstreamAddress::Tcp { host, port } if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => {
+            format!("[{host}]:{port}/{database}")
+        }
+        UpstreamAddress::Tcp { host, port } => format!("{host}:{port}/{database}"),
+        UpstreamAddress::Unix(path) => format!("{}/{database}", path.display()),
+    }
+}
+
+/// The data behind these locks is whole at every moment, so a panic elsewhere does not make it unusable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Name resolutions at once, per upstream.
+const MAX_RESOLUTIONS: usize = 4;
+/// Pause after the first refusal of our credential; doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause: a repaired password is noticed within it, even without a reload.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The same failure is written at most so often (F-1).
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_have_no_credential_and_keep_ipv6_readable() {
+        let tcp = |host: &str| UpstreamAddress::Tcp {
+            host: host.to_owned(),
+            port: 6379,
+        };
+        assert_eq!(url(&tcp("redis.test"), 0), "redis.test:6379/0");
+        assert_eq!(url(&tcp("::1"), 3), "[::1]:6379/3");
+        assert_eq!(
+            url(&UpstreamAddress::Unix("/run/redis.sock".into()), 1),
+            "/run/redis.sock/1"
+        );
+    }
+}

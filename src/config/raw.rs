@@ -1,0 +1,408 @@
+//! The file as a tree of values that know where they came from.
+//!
+//! serde stops at the first fault; a person wants all of them. So the file is parsed to a document with spans and
+//! walked along [`schema`](super::schema): unknown keys, wrong types and inline secrets are all reported in one
+//! run, and what is right is kept for the checks that follow.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::code;
+use super::context::{Context, Place};
+use super::diagnostic::{did_you_mean, names_secret};
+use super::schema::{Key, Kind, SECTIONS, SYNONYMS, Section};
+
+/// A value with its place.
+#[derive(Debug, Clone)]
+pub(super) struct Given<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
+}
+
+/// A value as written.
+#[derive(Debug, Clone)]
+pub(super) enum Raw {
+    Text(String),
+    Integer(i64),
+    Boolean(bool),
+    List(Vec<Given<String>>),
+    Table(Table),
+}
+
+/// One table: only keys of its schema, only values of the right type.
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    /// For messages and `check --show`: `[server]`, `[[listener]] "gateway"`.
+    pub(super) title: String,
+    /// Where the table begins.
+    pub(super) place: Place,
+    values: BTreeMap<&'static str, Given<Raw>>,
+    /// Keys whose value was refused: they count as given, so that nobody reports them as missing.
+    refused: Vec<&'static str>,
+}
+
+impl Table {
+    pub(super) fn new(title: impl Into<String>, place: Place) -> Self {
+        Self {
+            title: title.into(),
+            place,
+            values: BTreeMap::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Given<Raw>> {
+        self.values.get(key)
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key) || self.refused.contains(&key)
+    }
+
+    pub(super) fn remove(&mut self, key: &str) {
+        self.values.remove(key);
+    }
+
+    /// Where a key was given, else where the table is.
+    pub(super) fn place_of(&self, key: &str) -> Place {
+        self.get(key)
+            .map_or_else(|| self.place.clone(), |given| given.place.clone())
+    }
+
+    /// Overrides a value; the last source to be applied wins.
+    pub(super) fn set(&mut self, key: &'static str, value: Raw, place: Place) {
+        self.values.insert(key, Given { value, place });
+    }
+
+    /// The text of a key if it is one.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        match &self.get(key)?.value {
+            Raw::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A table within this one.
+    pub(super) fn table(&self, key: &str) -> Option<&Self> {
+        match &self.get(key)?.value {
+            Raw::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// A table within this one, made when it is missing.
+    pub(super) fn table_mut(&mut self, key: &'static str, place: &Place) -> Option<&mut Self> {
+        let title = format!("{} {key}", self.title);
+        let given = self.values.entry(key).or_insert_with(|| Given {
+            value: Raw::Table(Self::new(title, place.clone())),
+            place: place.clone(),
+        });
+        match &mut given.value {
+            Raw::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+}
+
+/// Everything that the sources gave, before any meaning is looked at.
+#[derive(Debug, Clone)]
+pub(super) struct RawConfig {
+    single: BTreeMap<&'static str, Table>,
+    pub(super) upstreams: Vec<Table>,
+    pub(super) listeners: Vec<Table>,
+    pub(super) users: Vec<Table>,
+}
+
+impl RawConfig {
+    pub(super) fn new() -> Self {
+        let single = SECTIONS
+            .iter()
+            .filter(|section| !section.many)
+            .map(|section| {
+                (
+                    section.name,
+                    Table::new(format!("[{}]", section.name), Place::Default),
+                )
+            })
+            .collect();
+        Self {
+            single,
+            upstreams: Vec::new(),
+            listeners: Vec::new(),
+            users: Vec::new(),
+        }
+    }
+
+    /// A table that exists once; an empty one when nothing was given.
+    pub(super) fn section(&self, name: &'static str) -> Table {
+        self.single
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| Table::new(format!("[{name}]"), Place::Default))
+    }
+
+    pub(super) fn section_mut(&mut self, name: &'static str) -> &mut Table {
+        self.single
+            .entry(name)
+            .or_insert_with(|| Table::new(format!("[{name}]"), Place::Default))
+    }
+}
+
+/// Walks the text of the file. Returns the tree and whether the syntax was right; after a syntax error some keys
+/// are missing that the file has, so nobody should complain about missing ones.
+pub(super) fn parse(context: &mut Context<'_>) -> (RawConfig, bool) {
+    let mut raw = RawConfig::new();
+    let Some(source) = context.source() else {
+        return (raw, true);
+    };
+    let text = source.text().to_owned();
+    let (document, errors) = DeTable::parse_recoverable(&text);
+    let sound = errors.is_empty();
+    let mut last_line = 0;
+    for error in errors {
+        // The parser recovers at the next line at the earliest; a second message about one line is noise.
+        let span = error.span().unwrap_or_default();
+        let line = source.line(span.start);
+        if line != last_line {
+            context.syntax_error(&span, error.message());
+        }
+        last_line = line;
+    }
+    for (key, value) in document.get_ref() {
+        let name = key.get_ref().as_ref();
+        match SECTIONS.iter().find(|section| section.name == name) {
+            Some(section) => read_section(context, &mut raw, section, key.span(), value),
+            None => unknown_key(
+                context,
+                name,
+                key.span(),
+                SECTIONS.iter().map(|s| s.name),
+                "the file",
+                value,
+            ),
+        }
+    }
+    (raw, sound)
+}
+
+fn read_section(
+    context: &mut Context<'_>,
+    raw: &mut RawConfig,
+    section: &'static Section,
+    key: Range<usize>,
+    value: &Spanned<DeValue<'_>>,
+) {
+    if !section.many {
+        if let Some(table) = value.get_ref().as_table() {
+            let title = format!("[{}]", section.name);
+            let table = read_table(context, title, Place::File(key), section.keys, table);
+            raw.single.insert(section.name, table);
+        } else {
+            let place = Place::File(value.span());
+            context
+                .error(
+                    code::WRONG_TYPE,
+                    &place,
+                    format!("`{}` must be a table", section.name),
+                )
+                .label(format!("found {}", article(value.get_ref())))
+                .help(format!("write it as a table: [{}]", section.name));
+        }
+        return;
+    }
+    let tables = match value.get_ref() {
+        DeValue::Array(array) => array.iter().collect::<Vec<_>>(),
+        _ => {
+            let place = Place::File(value.span());
+            context
+                .error(
+                    code::WRONG_TYPE,
+                    &place,
+                    format!("`{}` may exist several times", section.name),
+                )
+                .label(format!("found {}", article(value.get_ref())))
+                .help(format!("write it with two brackets: [[{}]]", section.name));
+            return;
+        }
+    };
+    for item in tables {
+        let Some(table) = item.get_ref().as_table() else {
+            let place = Place::File(item.span());
+            context
+                .error(
+                    code::WRONG_TYPE,
+                    &place,
+                    format!("each `{}` must be a table", section.name),
+                )
+                .label(format!("found {}", article(item.get_ref())))
+                .help(format!("write it with two brackets: [[{}]]", section.name));
+            continue;
+        };
+        let name = table.get("name").and_then(|name| name.get_ref().as_str());
+        let title = match name {
+            Some(name) => format!("[[{}]] \"{name}\"", section.name),
+            None => format!("[[{}]]", section.name),
+        };
+        let table = read_table(context, title, Place::File(item.span()), section.keys, table);
+        match section.name {
+            "upstream" => raw.upstreams.push(table),
+            "listener" => raw.listeners.push(table),
+            _ => raw.users.push(table),
+        }
+    }
+}
+
+fn read_table(
+    context: &mut Context<'_>,
+    title: String,
+    place: Place,
+    keys: &'static [Key],
+    document: &DeTable<'_>,
+) -> Table {
+    let mut table = Table::new(title, place);
+    for (key, value) in document {
+        let name = key.get_ref().as_ref();
+        let Some(known) = keys.iter().find(|known| known.name == name) else {
+            let title = table.title.clone();
+            unknown_key(
+                context,
+                name,
+                key.span(),
+                keys.iter().map(|k| k.name),
+                &title,
+                value,
+            );
+            continue;
+        };
+        let place = Place::of(value.span(), known.secret);
+        let raw = read_value(context, &table.title, known, value);
+        match raw {
+            Some(raw) => table.set(known.name, raw, place),
+            None => table.refused.push(known.name),
+        }
+    }
+    table
+}
+
+fn read_value(
+    context: &mut Context<'_>,
+    title: &str,
+    key: &'static Key,
+    value: &Spanned<DeValue<'_>>,
+) -> Option<Raw> {
+    let wanted = match (key.kind, value.get_ref()) {
+        (Kind::Text, DeValue::String(text)) => return Some(Raw::Text(text.to_string())),
+        (Kind::Boolean, DeValue::Boolean(flag)) => return Some(Raw::Boolean(*flag)),
+        (Kind::Integer, DeValue::Integer(integer)) => {
+            if let Ok(number) = i64::from_str_radix(integer.as_str(), integer.radix()) {
+                return Some(Raw::Integer(number));
+            }
+            "an integer of at most 64 bits"
+        }
+        (Kind::List, DeValue::Array(items)) => {
+            let mut list = Vec::new();
+            for item in items.iter() {
+                let place = Place::of(item.span(), key.secret);
+                match item.get_ref().as_str() {
+                    Some(text) => list.push(Given {
+                        value: text.to_owned(),
+                        place,
+                    }),
+                    None => {
+                        context
+                            .error(
+                                code::WRONG_TYPE,
+                                &place,
+                                format!("`{}` must hold strings", key.name),
+                            )
+                            .label(format!("found {}", article(item.get_ref())));
+                    }
+                }
+            }
+            return Some(Raw::List(list));
+        }
+        (Kind::Table(keys), DeValue::Table(table)) => {
+            let title = format!("{title} {}", key.name);
+            let place = Place::File(value.span());
+            return Some(Raw::Table(read_table(context, title, place, keys, table)));
+        }
+        (Kind::Text, _) => "a string",
+        (Kind::Boolean, _) => "true or false",
+        (Kind::Integer, _) => "an integer",
+        (Kind::List, _) => "an array of strings",
+        (Kind::Table(_), _) => "a table",
+    };
+    let place = Place::of(value.span(), key.secret);
+    let help = match (key.kind, value.get_ref()) {
+        (Kind::Text, DeValue::Integer(_)) => Some(r#"durations have a unit and quotes, such as "10s""#),
+        (Kind::Integer | Kind::Boolean, DeValue::String(_)) => Some("without quotes"),
+        (Kind::List, DeValue::String(_)) => Some("put it in brackets"),
+        _ => None,
+    };
+    let message = context.error(
+        code::WRONG_TYPE,
+        &place,
+        format!("`{}` must be {wanted}", key.name),
+    );
+    let message = message.label(format!("found {}", article(value.get_ref())));
+    if let Some(help) = help {
+        message.help(help);
+    }
+    None
+}
+
+fn unknown_key<'k>(
+    context: &mut Context<'_>,
+    name: &str,
+    span: Range<usize>,
+    known: impl Iterator<Item = &'k str> + Clone,
+    title: &str,
+    value: &Spanned<DeValue<'_>>,
+) {
+    // A key such as `password_fiel` is a misspelling first.
+    let near = did_you_mean(name, known.clone());
+    if near.is_none() && names_secret(name) && !value.get_ref().is_table() {
+        let place = Place::Secret(span);
+        let with_env = known.clone().any(|key| key == "password_env");
+        let message = context.error(
+            code::INLINE_SECRET,
+            &place,
+            format!("a secret must not stand in the configuration: `{name}`"),
+        );
+        message.help(if with_env {
+            "put it into a file (mode 0640 or narrower) and name it with password_file, or into an environment \
+             variable and name that with password_env"
+        } else {
+            "secrets are only named: password_file or password_env in [[upstream]] and [[user]]"
+        });
+        return;
+    }
+    let synonym = SYNONYMS
+        .iter()
+        .find(|(other, ours)| *other == name && known.clone().any(|k| k == *ours));
+    let suggestion = near.or_else(|| synonym.map(|(_, ours)| *ours));
+    let place = Place::of(span, names_secret(name));
+    let names: Vec<&str> = known.collect();
+    let message = context
+        .error(code::UNKNOWN_KEY, &place, format!("{title} has no key `{name}`"))
+        .label("unknown key");
+    match suggestion {
+        Some(suggestion) => message.help(format!("did you mean `{suggestion}`?")),
+        None => message.help(format!("possible here: {}", names.join(", "))),
+    };
+}
+
+fn article(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,319 @@
+//! `[[user]]` tables, names, ACL texts and the sources of passwords.
+
+use std::path::PathBuf;
+
+use super::code;
+use super::context::{Context, Place};
+use super::credential::{CredentialError, CredentialFault, weakness};
+use super::diagnostic::Location;
+use super::files::{self, Content};
+use super::load::{MOST_CONNECTIONS, to_usize};
+use super::raw::{Given, Table};
+use super::{AclText, CredentialSource, UserEntry};
+
+/// Checks every table; `None` where something was reported.
+pub(super) fn check_all(context: &mut Context<'_>, tables: &[Table]) -> Vec<Option<UserEntry>> {
+    duplicates(context, tables, "user");
+    tables.iter().map(|table| check(context, table)).collect()
+}
+
+fn check(context: &mut Context<'_>, table: &Table) -> Option<UserEntry> {
+    let name = name(context, table, "user");
+    let credential = credential_source(context, table);
+    if let Ok(Some(source)) = &credential {
+        inspect(context, table, source, "clients");
+    }
+    let password_hashes = hashes(context, table);
+    let acl = acl(context, table);
+    let max_connections = context.integer(table, "max_connections", (1, MOST_CONNECTIONS));
+    // A digest in the rules is a password too; `nopass` says in words that there is none.
+    let in_rules = acl.as_ref().is_some_and(|acl| {
+        acl.text
+            .split_whitespace()
+            .any(|word| word.starts_with('#') || word.eq_ignore_ascii_case("nopass"))
+    });
+    if matches!(credential, Ok(None)) && !table.has("password_hashes") && !in_rules {
+        let title = table.title.clone();
+        context
+            .error(code::NO_PASSWORD, &table.place, format!("{title} has no password"))
+            .label("nobody could log in as this user")
+            .help("add password_file, password_env or password_hashes (see keyward gen-password, hash-password)");
+    }
+    Some(UserEntry {
+        name: name?.value,
+        credential: credential.ok()?,
+        password_hashes: password_hashes?,
+        acl: acl?,
+        max_connections: max_connections.map(|given| to_usize(given.value)),
+    })
+}
+
+/// A name that may be a metric label: it must not need quoting anywhere.
+pub(super) fn name(context: &mut Context<'_>, table: &Table, what: &str) -> Option<Given<String>> {
+    let given = context.required(table, "name")?;
+    let more = if what == "user" { "_.-@:/+" } else { "_.-" };
+    let fine = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
+    let begins = given
+        .value
+        .starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    if begins && given.value.len() <= 64 && given.value.chars().all(fine) {
+        return Some(given);
+    }
+    context
+        .error(
+            code::BAD_NAME,
+            &given.place,
+            format!("this cannot be the name of a {what}"),
+        )
+        .label("1 to 64 letters, digits and signs, with a letter or digit first")
+        .help(format!(
+            "names are metric labels and stand in logs; signs that may be in it: {more}"
+        ));
+    None
+}
+
+/// Reports names that occur twice.
+pub(super) fn duplicates(context: &mut Context<'_>, tables: &[Table], what: &str) {
+    for (index, table) in tables.iter().enumerate() {
+        let Some(name) = table.text("name") else { continue };
+        let earlier = tables
+            .iter()
+            .take(index)
+            .find(|other| other.text("name") == Some(name));
+        let Some(earlier) = earlier else { continue };
+        let first = context.location(&earlier.place_of("name"));
+        let message = format!("two [[{what}]] tables have the name \"{name}\"");
+        let message = context
+            .error(code::DUPLICATE, &table.place_of("name"), message)
+            .label("the second");
+        match first {
+            Some(first) => message.help(format!("the first is in line {}; names must differ", first.line)),
+            None => message.help("names must differ"),
+        };
+    }
+}
+
+/// `password_file` or `password_env`. `Err`: reported.
+pub(super) fn credential_source(
+    context: &mut Context<'_>,
+    table: &Table,
+) -> Result<Option<CredentialSource>, ()> {
+    let file = if table.has("password_file") {
+        Some(context.path(table, "password_file").ok_or(())?)
+    } else {
+        None
+    };
+    let variable = context.text_unrecorded(table, "password_env");
+    match (file, variable) {
+        (Some(_), Some(variable)) => {
+            let title = table.title.clone();
+            context
+                .error(
+                    code::TWO_SOURCES,
+                    &variable.place,
+                    format!("{title} has password_file and password_env"),
+                )
+                .help("keep one; password_file is the better one, since it can be changed without a restart");
+            Err(())
+        }
+        (Some(file), None) => Ok(Some(CredentialSource::File(file.value))),
+        (None, Some(variable)) => {
+            let shown = if context.env.contains_key(&variable.value) {
+                variable.value.as_str()
+            } else {
+                "***"
+            };
+            context.record(table, "password_env", shown, &variable.place);
+            let begins = variable
+                .value
+                .starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+            if begins
+                && variable
+                    .value
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '_')
+            {
+                return Ok(Some(CredentialSource::Environment(variable.value)));
+            }
+            context
+                .error(
+                    code::INLINE_SECRET,
+                    &variable.place,
+                    "`password_env` is not the name of a variable",
+                )
+                .help("it takes the name of an environment variable, never the password itself");
+            Err(())
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Reads a credential to see that it can be used, and looks at its strength. `whom`: who logs in with it.
+pub(super) fn inspect(context: &mut Context<'_>, table: &Table, source: &CredentialSource, whom: &str) {
+    let (key, path): (_, Option<&PathBuf>) = match source {
+        CredentialSource::File(path) => ("password_file", Some(path)),
+        CredentialSource::Environment(_) => ("password_env", None),
+        CredentialSource::EnvironmentUrl(_) => ("url", None),
+    };
+    let place = table.place_of(key);
+    if let Some(path) = path
+        && !files::check(context, &place, "secret file", path, Content::Secret)
+    {
+        return;
+    }
+    let credential = match source.read(&context.lookup()) {
+        Ok(credential) => credential,
+        Err(CredentialError::Environment(fault)) => {
+            let message = context
+                .error(
+                    code::SECRET_VARIABLE,
+                    &place,
+                    "the environment variable of the password cannot be used",
+                )
+                .label(fault.to_string());
+            if fault == CredentialFault::NotSet {
+                message.help("password_env takes the name of a variable that is set when Keyward starts");
+            }
+            return;
+        }
+        Err(error) => {
+            context.error(code::SECRET_FILE, &place, error.to_string()).help(
+                "line 1 is the password in force, line 2 (optional) the other valid one; see gen-password",
+            );
+            return;
+        }
+    };
+    let title = table.title.clone();
+    for (line, secret) in credential.iter().enumerate() {
+        if let Some(why) = weakness(secret) {
+            let which = if line == 0 {
+                "the password"
+            } else {
+                "the second password"
+            };
+            context
+                .warning(
+                    code::WEAK_PASSWORD,
+                    &place,
+                    format!("WEAK PASSWORD: {which} of {title} can be guessed"),
+                )
+                .label(format!("{why}; {whom} log in with it"))
+                .help("make one with: keyward gen-password --write FILE");
+        }
+    }
+}
+
+/// `sha256:<hex>` as `keyward hash-password` prints it, or `#<hex>` as Redis writes it.
+fn hashes(context: &mut Context<'_>, table: &Table) -> Option<Vec<[u8; 32]>> {
+    if !table.has("password_hashes") {
+        return Some(Vec::new());
+    }
+    let items = context.list(table, "password_hashes")?;
+    context.record(
+        table,
+        "password_hashes",
+        "***",
+        &table.place_of("password_hashes"),
+    );
+    let mut hashes = Vec::new();
+    for item in &items {
+        match parse_hash(&item.value) {
+            Some(hash) => hashes.push(hash),
+            None => {
+                context
+                    .error(code::PASSWORD_HASH, &item.place, "this is not a password digest")
+                    .label("expected sha256: or # and 64 hexadecimal digits")
+                    .help("make one with: keyward hash-password < FILE");
+            }
+        }
+    }
+    (hashes.len() == items.len()).then_some(hashes)
+}
+
+/// Reads a password digest in either form.
+pub fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    let hex = text.strip_prefix("sha256:").or_else(|| text.strip_prefix('#'))?;
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut hash = [0; 32];
+    for (place, digits) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *place = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(hash)
+}
+
+/// The `acl` of a table; the preset `safe` when there is none.
+pub(super) fn acl(context: &mut Context<'_>, table: &Table) -> Option<AclText> {
+    let Some(given) = context.text_unrecorded(table, "acl") else {
+        context.record(table, "acl", DEFAULT_ACL, &Place::Default);
+        return Some(AclText {
+            text: DEFAULT_ACL.to_owned(),
+            location: None,
+        });
+    };
+    let words: Vec<&str> = given.value.split_whitespace().collect();
+    if words.is_empty() {
+        context
+            .error(code::EMPTY, &given.place, "`acl` is empty")
+            .help("name a preset (safe, strict) or rules such as \"+@read ~* &*\"; without `acl` it is safe");
+        return None;
+    }
+    // Redis's `>password` is a secret in the configuration.
+    if words.iter().any(|word| word.starts_with(['>', '<'])) {
+        let place = match &given.place {
+            Place::File(span) => Place::Secret(span.clone()),
+            other => other.clone(),
+        };
+        context
+            .error(
+                code::INLINE_SECRET,
+                &place,
+                "a password must not stand in the rules of the configuration",
+            )
+            .help("use password_file, password_env, or a digest (#...) from keyward hash-password");
+        return None;
+    }
+    if words.iter().any(|word| word.eq_ignore_ascii_case("nopass")) {
+        let title = table.title.clone();
+        context
+            .warning(
+                code::NO_PASSWORD,
+                &given.place,
+                format!("every password opens {title}"),
+            )
+            .label("`nopass` accepts any password");
+    }
+    let shown: Vec<&str> = words
+        .iter()
+        .map(|w| if w.starts_with(['#', '!']) { "***" } else { w })
+        .collect();
+    context.record(table, "acl", shown.join(" "), &given.place);
+    let location = context
+        .location(&given.place)
+        .map(|location| inside_quotes(location, &given.value));
+    Some(AclText {
+        text: given.value,
+        location,
+    })
+}
+
+/// The span of a TOML string begins at its quote; the text one character later.
+fn inside_quotes(mut location: Location, text: &str) -> Location {
+    let at = location.column.saturating_sub(1);
+    let begin: String = location
+        .source
+        .as_deref()
+        .unwrap_or_default()
+        .chars()
+        .skip(at)
+        .take(3)
+        .collect();
+    if location.source.is_none() || (begin.starts_with(['"', '\'']) && begin != "\"\"\"" && begin != "'''") {
+        location.column += 1;
+        location.length = text.chars().count().max(1);
+    }
+    location
+}
+
+const DEFAULT_ACL: &str = "safe";

@@ -1,0 +1,196 @@
+//! One byte stream for everything: TCP, unix sockets, and TLS over either.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::{CommonState, ProtocolVersion};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected socket without TLS.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix.
+    Unix(UnixStream),
+}
+
+/// A connection as sessions and lanes use it.
+///
+/// `poll_shutdown` on TLS sends `close_notify` before it closes the sending half of the socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// Plain unix socket.
+    Unix(UnixStream),
+    /// TLS, either side, over either kind of socket.
+    Tls(Box<tokio_rustls::TlsStream<Socket>>),
+}
+
+impl Socket {
+    /// Sends a last line and closes so that the peer gets to read it.
+    ///
+    /// Closing a socket with unread data makes the kernel send a reset, which may overtake what was written; so
+    /// what the peer has sent is read and dropped first, at most 64 KiB of it and for at most `patience`.
+    pub async fn refuse(mut self, line: &[u8], patience: Duration) {
+        let farewell = async {
+            self.write_all(line).await?;
+            self.shutdown().await?;
+            drain(&mut self).await
+        };
+        // The connection is over whatever happens: neither an error nor the end of our patience changes anything.
+        let _: Result<io::Result<()>, _> = tokio::time::timeout(patience, farewell).await;
+    }
+}
+
+impl Stream {
+    /// Closes so that the peer gets to read what was written last; see [`Socket::refuse`].
+    pub async fn close_gently(mut self, patience: Duration) {
+        let farewell = async {
+            self.shutdown().await?;
+            drain(&mut self).await
+        };
+        // As above: nothing is left to be done about a failure.
+        let _: Result<io::Result<()>, _> = tokio::time::timeout(patience, farewell).await;
+    }
+
+    /// The certificate chain that the peer proved to own, leaf first; `None` without TLS or without a certificate.
+    pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        self.tls_state()?.peer_certificates()
+    }
+
+    /// `"1.2"` or `"1.3"`; `None` without TLS. A metric label.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        match self.tls_state()?.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => Some("1.2"),
+            ProtocolVersion::TLSv1_3 => Some("1.3"),
+            _ => None,
+        }
+    }
+
+    /// What was negotiated; `None` without TLS.
+    pub fn tls_state(&self) -> Option<&CommonState> {
+        match self {
+            Self::Tls(stream) => match stream.as_ref() {
+                tokio_rustls::TlsStream::Client(stream) => Some(stream.get_ref().1),
+                tokio_rustls::TlsStream::Server(stream) => Some(stream.get_ref().1),
+            },
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<Socket> for Stream {
+    fn from(socket: Socket) -> Self {
+        match socket {
+            Socket::Tcp(stream) => Self::Tcp(stream),
+            Socket::Unix(stream) => Self::Unix(stream),
+        }
+    }
+}
+
+/// Calls the same poll function on whichever stream is inside.
+macro_rules! each {
+    ($self:expr, [$($variant:ident),+], $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            $(Self::$variant(stream) => {
+                #[allow(unused_mut, reason = "poll functions consume the pin")]
+                let mut $stream = Pin::new(stream);
+                $call
+            })+
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, [Tcp, Unix], stream => stream.poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, [Tcp, Unix], stream => stream.poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, [Tcp, Unix], stream => stream.poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, [Tcp, Unix], stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, [Tcp, Unix], stream => stream.poll_shutdown(cx))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, [Tcp, Unix, Tls], stream => stream.poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, [Tcp, Unix, Tls], stream => stream.poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, [Tcp, Unix, Tls], stream => stream.poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, [Tcp, Unix, Tls], stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, [Tcp, Unix, Tls], stream => stream.poll_shutdown(cx))
+    }
+}
+
+/// Reads and drops what the peer still sends, up to its end or [`MAX_DRAIN`].
+async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut scratch = [0u8; 1024];
+    let mut dropped = 0;
+    while dropped < MAX_DRAIN {
+        match stream.read(&mut scratch).await? {
+            0 => break,
+            read => dropped += read,
+        }
+    }
+    Ok(())
+}
+
+/// Bytes dropped at most while closing: more than a client sends before it has seen an answer.
+const MAX_DRAIN: usize = 64 * 1024;

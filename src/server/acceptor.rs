@@ -1,0 +1,98 @@
+//! One listener's accept loop: accept, take a permit, hand to the worker with the fewest sessions.
+//!
+//! It awaits nothing but `accept` and the order to stop: whatever a client can delay happens on a worker.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::drain::{DrainWatch, Level};
+use crate::limits::Source;
+use crate::metrics::AcceptErrorKind;
+use crate::net;
+
+use super::connection::{Admission, Job};
+use super::listener::Listener;
+use super::worker;
+
+/// Accepts until draining begins; the socket is closed then.
+pub(super) async fn accept(
+    socket: net::Listener,
+    listener: Arc<Listener>,
+    workers: Arc<Vec<worker::Handle>>,
+    mut drain: DrainWatch,
+) {
+    let mut pause = FIRST_PAUSE;
+    while drain.level() == Level::Running {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = drain.draining() => continue,
+        };
+        match accepted {
+            Ok(accepted) => {
+                pause = FIRST_PAUSE;
+                hand_over(accepted, &listener, &workers, &drain);
+            }
+            Err(error) => {
+                let kind = AcceptErrorKind::from(&error);
+                listener.metrics.accept_error(kind);
+                if kind.is_transient() {
+                    // The client's doing, and over (CVE-2025-48367: one such error must not starve the others).
+                    tracing::debug!(event = "accept_failed", listener = &*listener.name, error = %error);
+                    continue;
+                }
+                tracing::error!(
+                    event = "accept_failed", listener = &*listener.name, error = %error,
+                    help = "if it is the limit of open files, raise it (LimitNOFILE=, ulimit -n)"
+                );
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = drain.draining() => {}
+                }
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+fn hand_over(
+    accepted: net::Accepted,
+    listener: &Arc<Listener>,
+    workers: &[worker::Handle],
+    drain: &DrainWatch,
+) {
+    let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else {
+        return;
+    };
+    let address = accepted.source();
+    let source = if address.is_some_and(|address| listener.settings.load().expects_proxy_header(address.ip()))
+    {
+        Source::Pending
+    } else {
+        address.map_or(Source::Unix(None), |address| Source::from(address.ip()))
+    };
+    let admission = match listener.shared.limits.admit(listener.index, source) {
+        Ok(permit) => Admission::Admitted(permit),
+        Err(reject) => {
+            match listener.courtesy() {
+                Some(courtesy) => Admission::Refused(reject, courtesy),
+                None => {
+                    // So many are being told already that nobody can be told any more.
+                    listener.metrics.rejected(reject);
+                    return;
+                }
+            }
+        }
+    };
+    worker.send(Job {
+        accepted,
+        admission,
+        listener: Arc::clone(listener),
+        accepted_at: Instant::now(),
+        load: worker.count(),
+        guard: drain.session(),
+    });
+}
+
+/// The pause after an error that will not go away by itself, doubled each time (rule F-25).
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

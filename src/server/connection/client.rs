@@ -1,0 +1,202 @@
+//! What a connection knows of the world around it, and how it reports to it.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use crate::acl::DenyReason;
+use crate::audit;
+use crate::auth::{AuthFailure, Users};
+use crate::config;
+use crate::limits::{ConnectionPermit, Reject, Throttle};
+use crate::metrics::{CloseReason, ConnectionGuard, ListenerMetrics, Side, UpstreamClosed, UpstreamMetrics};
+use crate::net::Peer;
+use crate::resp::RequestLimits;
+use crate::session::{Rules, Session};
+use crate::upstream::Upstream;
+
+use super::super::listener::{Listener, Settings};
+use super::super::worker::{Control, Registration, Worker};
+
+/// One connection's surroundings.
+pub(super) struct Client {
+    pub(super) worker: Rc<Worker>,
+    pub(super) control: Rc<Control>,
+    pub(super) permit: ConnectionPermit,
+    listener: Arc<Listener>,
+    settings: Arc<Settings>,
+    peer: Peer,
+    open: ConnectionGuard,
+    evicted: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Client {
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        registration: &Registration,
+        listener: Arc<Listener>,
+        settings: Arc<Settings>,
+        permit: ConnectionPermit,
+        peer: Peer,
+        open: ConnectionGuard,
+    ) -> Self {
+        let eviction = permit.eviction();
+        Self {
+            worker,
+            control: Rc::clone(&registration.control),
+            permit,
+            listener,
+            settings,
+            peer,
+            open,
+            evicted: Box::pin(async move { eviction.evicted().await }),
+        }
+    }
+
+    /// A session as this listener begins it.
+    pub(super) fn session(&mut self) -> Session {
+        let open = self.settings.open_identity();
+        if let Some(identity) = &open {
+            // There is no limit for the nameless user; this only leaves the strangers' budget.
+            let _ = self.permit.authenticated(&identity.user.name);
+            self.open.authenticated();
+        }
+        Session::new(self.rules(), open)
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            max_commands: self.settings.login.max_commands,
+            max_failures: self.settings.login.max_failures,
+            home_db: self.settings.upstream.database(),
+        }
+    }
+
+    pub(super) fn request_limits(&self, known: bool) -> RequestLimits {
+        let limits = if known {
+            RequestLimits::AUTHENTICATED
+        } else {
+            RequestLimits::UNAUTHENTICATED
+        };
+        RequestLimits {
+            inline: self.settings.config.inline,
+            ..limits
+        }
+    }
+
+    pub(super) fn listener_config(&self) -> &config::Listener {
+        &self.settings.config
+    }
+
+    pub(super) fn login_rules(&self) -> &config::Login {
+        &self.settings.login
+    }
+
+    pub(super) fn users(&self) -> &Users {
+        &self.settings.users
+    }
+
+    pub(super) fn throttle(&self) -> &Throttle {
+        &self.listener.shared.throttle
+    }
+
+    pub(super) fn listener_index(&self) -> usize {
+        self.listener.index
+    }
+
+    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+        &self.settings.upstream
+    }
+
+    pub(super) fn metrics(&self) -> &ListenerMetrics {
+        &self.listener.metrics
+    }
+
+    pub(super) fn upstream_metrics(&self) -> &Arc<UpstreamMetrics> {
+        &self.settings.upstream_metrics
+    }
+
+    /// Takes the listener's present settings.
+    pub(super) fn reload_settings(&mut self) {
+        self.settings = self.listener.settings.load_full();
+    }
+
+    /// Whether a newer connection was given this one's place among the strangers (L-23).
+    pub(super) fn is_evicted(&mut self, cx: &mut Context<'_>) -> bool {
+        self.evicted.as_mut().poll(cx).is_ready()
+    }
+
+    /// Counts and audits a login that was refused; `name` is what the client called itself.
+    pub(super) fn auth_failed(&self, failure: &AuthFailure, name: Option<&[u8]>) {
+        let user = failure.user().map(|user| &**user);
+        let audited = match (user, name) {
+            (Some(user), _) => audit::User::Configured(user),
+            (None, Some(name)) => audit::User::Unknown(name),
+            (None, None) => audit::User::None,
+        };
+        self.listener
+            .auth_failed(user, audited, failure.label(), &self.peer);
+    }
+
+    /// Counts and audits the beginning of a lockout.
+    pub(super) fn locked_out(&self, lockout: Duration) {
+        self.listener.locked_out(lockout, &self.peer);
+    }
+
+    /// Counts and audits a limit that was reached at login.
+    pub(super) fn rejected(&self, reject: Reject) {
+        self.listener.rejected(reject, &self.peer);
+    }
+
+    /// Counts and audits a command that was refused; `command` is the table's name, `None` if it is not in it.
+    pub(super) fn denied(&self, user: &str, command: Option<&'static str>, reason: DenyReason) {
+        self.listener.denied(user, command, reason, &self.peer);
+    }
+
+    /// Counts a client that does not speak RESP.
+    pub(super) fn protocol_error(&self, label: &'static str) {
+        self.listener.metrics.protocol_error(Side::Client);
+        tracing::debug!(
+            event = "protocol_error",
+            listener = &*self.listener.name,
+            side = "client",
+            reason = label
+        );
+    }
+
+    /// Counts and logs a reply that nobody could attribute.
+    pub(super) fn desync(&self, label: &'static str) {
+        self.settings.upstream_metrics.desync.inc();
+        self.listener.metrics.protocol_error(Side::Upstream);
+        tracing::error!(
+            event = "desync",
+            listener = &*self.listener.name,
+            upstream = self.settings.upstream.name(),
+            reason = label,
+            help = "the upstream sent what no request asked for; both connections were closed"
+        );
+    }
+
+    /// Counts and logs a lane that Redis closed.
+    pub(super) fn lane_closed(&self, when: UpstreamClosed) {
+        self.settings.upstream_metrics.closed(when);
+        let upstream = self.settings.upstream.name();
+        if when == UpstreamClosed::Idle {
+            tracing::debug!(event = "upstream_closed", upstream, when = when.label());
+        } else {
+            tracing::warn!(event = "upstream_closed", upstream, when = when.label());
+        }
+    }
+
+    /// The login was right: the connection leaves the strangers' budget.
+    pub(super) fn authenticated(&mut self) {
+        self.open.authenticated();
+    }
+
+    /// Says why the connection ends.
+    pub(super) fn close(&mut self, reason: CloseReason) {
+        self.open.close(reason);
+    }
+}

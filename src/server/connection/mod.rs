@@ -1,0 +1,189 @@
+//! One client's task, from accept to close: PROXY header, TLS, then the relay.
+//!
+//! The header, the handshake and the login share one deadline that no byte extends (L-20, L-21).
+
+mod alarm;
+mod client;
+mod login;
+mod relay;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::drain::SessionGuard;
+use crate::limits::{ConnectionPermit, Reject, Source};
+use crate::metrics::{CloseReason, TlsVersion};
+use crate::net::{self, Accepted, Peer, ProxyInfo, Socket, Stream};
+use crate::tls;
+
+use super::listener::{Courtesy, Listener, Settings};
+use super::worker::{Load, Registration, Worker};
+
+use client::Client;
+use relay::Relay;
+
+/// An accepted connection on its way to a worker.
+pub(super) struct Job {
+    pub(super) accepted: Accepted,
+    pub(super) admission: Admission,
+    pub(super) listener: Arc<Listener>,
+    pub(super) accepted_at: Instant,
+    pub(super) load: Load,
+    pub(super) guard: SessionGuard,
+}
+
+/// Whether the connection got a slot.
+pub(super) enum Admission {
+    Admitted(ConnectionPermit),
+    /// It is only told so, in RESP, if that is quick.
+    Refused(Reject, Courtesy),
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: Job) {
+    let Job {
+        accepted,
+        admission,
+        listener,
+        accepted_at,
+        load,
+        guard,
+    } = job;
+    let settings = listener.settings.load_full();
+    let deadline = accepted_at + settings.login.timeout;
+    let Ok((socket, peer)) = accepted.register() else {
+        return;
+    };
+    match admission {
+        Admission::Refused(reject, courtesy) => {
+            listener.rejected(reject, &peer);
+            refuse(socket, &settings, reject).await;
+            drop(courtesy);
+        }
+        Admission::Admitted(permit) => {
+            let mut open = listener.metrics.connection_open();
+            let mut opening = Opening {
+                listener: &listener,
+                settings: &settings,
+                permit,
+                peer,
+            };
+            match opening.stream(socket, deadline).await {
+                Ok(stream) => {
+                    let Opening { permit, peer, .. } = opening;
+                    let client = Client::new(
+                        worker,
+                        &registration,
+                        Arc::clone(&listener),
+                        settings,
+                        permit,
+                        peer,
+                        open,
+                    );
+                    Relay::new(client, stream, deadline).run().await;
+                }
+                Err(reason) => open.close(reason),
+            }
+        }
+    }
+    // Named so that they live as long as the connection.
+    drop((load, guard, registration));
+}
+
+/// A connection that does not speak RESP yet.
+struct Opening<'a> {
+    listener: &'a Listener,
+    settings: &'a Settings,
+    permit: ConnectionPermit,
+    peer: Peer,
+}
+
+impl Opening<'_> {
+    /// Reads the PROXY header and does the TLS handshake, as the listener demands.
+    async fn stream(&mut self, mut socket: Socket, deadline: Instant) -> Result<Stream, CloseReason> {
+        let eviction = self.permit.eviction();
+        if self.permit.source() == Source::Pending {
+            tokio::select! {
+                header = self.proxy_header(&mut socket, deadline) => header?,
+                () = eviction.evicted() => return Err(CloseReason::Evicted),
+            }
+        }
+        let Some(config) = &self.settings.tls else {
+            return Ok(socket.into());
+        };
+        let begun = Instant::now();
+        let handshake = tls::accept(Arc::clone(config), socket, deadline.into());
+        let result = tokio::select! {
+            result = handshake => result,
+            () = eviction.evicted() => return Err(CloseReason::Evicted),
+        };
+        match result {
+            Ok(stream) => {
+                let version = match stream.tls_version() {
+                    Some("1.2") => TlsVersion::Tls12,
+                    _ => TlsVersion::Tls13,
+                };
+                self.listener.metrics.tls_handshake(version, begun.elapsed());
+                Ok(stream)
+            }
+            Err(rejected) => {
+                self.listener.handshake_failed(&rejected, &self.peer);
+                if let Some(socket) = rejected.socket {
+                    let line = match rejected.failure {
+                        tls::HandshakeFailure::Plaintext => tls::PLAINTEXT_REPLY,
+                        _ => b"",
+                    };
+                    socket.refuse(line, PATIENCE).await;
+                }
+                Err(CloseReason::Handshake)
+            }
+        }
+    }
+
+    async fn proxy_header(&mut self, socket: &mut Socket, deadline: Instant) -> Result<(), CloseReason> {
+        let Socket::Tcp(stream) = socket else {
+            return Ok(());
+        };
+        let header = tokio::time::timeout_at(deadline.into(), net::read_proxy_header(stream)).await;
+        match header {
+            Ok(Ok(ProxyInfo::Client { source, .. })) => self.peer = Peer::Tcp(source),
+            Ok(Ok(ProxyInfo::Local)) => {}
+            Ok(Err(error)) => {
+                self.listener.proxy_header_failed(error.label(), &self.peer);
+                return Err(CloseReason::ProtocolError);
+            }
+            Err(_) => return Err(CloseReason::AuthTimeout),
+        }
+        let Some(address) = self.peer.ip() else {
+            return Ok(());
+        };
+        if let Err(reject) = self.permit.set_source(Source::from(address)) {
+            self.listener.rejected(reject, &self.peer);
+            return Err(CloseReason::Rejected);
+        }
+        Ok(())
+    }
+}
+
+/// Tells a client that there is no room for it: after the TLS handshake if there is one, since nobody could read it
+/// before.
+async fn refuse(socket: Socket, settings: &Settings, reject: Reject) {
+    let line = format!("-{}\r\n", reject.reply());
+    let Some(config) = &settings.tls else {
+        socket.refuse(line.as_bytes(), PATIENCE).await;
+        return;
+    };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    if let Ok(mut stream) = tls::accept(Arc::clone(config), socket, deadline).await {
+        let _ = tokio::time::timeout(
+            PATIENCE,
+            tokio::io::AsyncWriteExt::write_all(&mut stream, line.as_bytes()),
+        )
+        .await;
+        stream.close_gently(PATIENCE).await;
+    }
+}
+
+/// How long somebody who is sent away may take to read why.
+const PATIENCE: Duration = Duration::from_secs(2);

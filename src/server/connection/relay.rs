@@ -1,0 +1,781 @@
+//! The data path of one connection: client ⇄ session ⇄ lane, as one future that is polled by hand.
+//!
+//! ```text
+//!   client ── read ──► RequestScanner ──► Session ──► lane.buffer ── write ──► Redis
+//!   client ◄─ write ── out ◄──────────── Session ◄── ReplyScanner ◄── read ─── Redis
+//! ```
+//!
+//! Every byte is read once into the worker's scratch window, scanned in place and copied once into the buffer of the
+//! other side. Both buffers are bounded: above the mark the side that feeds them is not read, so a slow client slows
+//! Redis's replies down and not the other way round (F-27). An idle connection holds no buffer at all.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::acl::DenyReason;
+use crate::auth::AuthFailure;
+use crate::metrics::{CloseReason, UpstreamClosed};
+use crate::net::Stream;
+use crate::resp::{Args, ProtocolError, ReplyScan, ReplyScanner, RequestScanner, Scan, encode};
+use crate::session::{Action, Closing, Fate, Note, Request, Session, Stamp, Surprise};
+use crate::upstream::{Lane, LaneEnd};
+
+use super::alarm::Alarm;
+use super::client::Client;
+use super::login::{self, Verdict};
+
+/// Bytes of replies that may wait for the client; above it Redis is not read (L-27).
+const HIGH_WATER: usize = 64 * 1024;
+
+/// How long a client that has closed its sending half may wait for the replies it is owed (S-15).
+const HALF_CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// One connection from its first byte of RESP to its last.
+pub(super) struct Relay {
+    client: Client,
+    stream: Stream,
+    requests: RequestScanner,
+    /// Read from the client and not consumed: at most one window and the head of one request.
+    carry: BytesMut,
+    /// `carry` may hold a whole request that could not be taken yet.
+    stalled: bool,
+    /// Where the rest of a request goes whose head has been decided.
+    body: Option<Fate>,
+    /// Replies and answers of ours that wait for the client.
+    out: BytesMut,
+    unflushed: bool,
+    /// The client has closed its sending half.
+    half_closed: bool,
+    session: Session,
+    lane: Option<Lane>,
+    replies: ReplyScanner,
+    /// Read from Redis and not consumed: the head of one reply.
+    reply_carry: BytesMut,
+    fate: Fate,
+    /// A refused login whose answer is being held back.
+    penalty: Option<AuthFailure>,
+    penalty_over: Alarm,
+    login_deadline: Alarm,
+    write_stall: Alarm,
+    idle: Alarm,
+    grace: Alarm,
+    last_heard: Instant,
+    /// Flush what is in `out`, then end.
+    ending: Option<CloseReason>,
+}
+
+/// The session is over.
+struct Stop {
+    reason: CloseReason,
+    /// A last error line, where it is certain to be in step.
+    say: Option<String>,
+}
+
+impl Stop {
+    fn silent(reason: CloseReason) -> Self {
+        Self { reason, say: None }
+    }
+
+    fn saying(reason: CloseReason, text: impl Into<String>) -> Self {
+        Self {
+            reason,
+            say: Some(text.into()),
+        }
+    }
+}
+
+/// What happened to a request.
+enum Handled {
+    /// It is done with; its body, if it has more, goes there.
+    Consumed(Fate),
+    /// It must be asked about again.
+    Wait,
+}
+
+impl Relay {
+    /// A connection that is ready to speak RESP; `deadline` is the end of its time to log in.
+    pub(super) fn new(mut client: Client, stream: Stream, deadline: Instant) -> Self {
+        let session = client.session();
+        let requests = RequestScanner::new(client.request_limits(session.identity().is_some()));
+        let mut login_deadline = Alarm::default();
+        if session.identity().is_none() {
+            login_deadline.set(deadline);
+        }
+        let now = Instant::now();
+        let mut idle = Alarm::default();
+        if let Some(timeout) = client.listener_config().idle_timeout {
+            idle.set(now + timeout);
+        }
+        Self {
+            client,
+            stream,
+            requests,
+            carry: BytesMut::new(),
+            stalled: false,
+            body: None,
+            out: BytesMut::new(),
+            unflushed: false,
+            half_closed: false,
+            session,
+            lane: None,
+            replies: ReplyScanner::new(),
+            reply_carry: BytesMut::new(),
+            fate: Fate::Deliver,
+            penalty: None,
+            penalty_over: Alarm::default(),
+            login_deadline,
+            write_stall: Alarm::default(),
+            idle,
+            grace: Alarm::default(),
+            last_heard: now,
+            ending: None,
+        }
+    }
+
+    /// Runs the connection to its end, then closes it so that the client reads what was written last.
+    pub(super) async fn run(mut self) {
+        let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
+        self.client.close(reason);
+        drop(self.lane.take());
+        if !matches!(reason, CloseReason::ClientReset | CloseReason::WriteStall) {
+            self.stream.close_gently(CLOSE_PATIENCE).await;
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let now = Instant::now();
+        if self.ending.is_none()
+            && let Err(stop) = self.poll_alarms(cx, now)
+        {
+            self.stop(stop);
+        }
+        let worker = Rc::clone(&self.client.worker);
+        worker.with_window(|window| {
+            if self.ending.is_none()
+                && let Err(stop) = self.drive(cx, window, now)
+            {
+                self.stop(stop);
+            }
+        });
+        if let Some(reason) = self.ending {
+            return self.poll_ending(cx, reason);
+        }
+        self.give_buffers_back();
+        for alarm in [
+            &mut self.login_deadline,
+            &mut self.penalty_over,
+            &mut self.write_stall,
+            &mut self.idle,
+            &mut self.grace,
+        ] {
+            alarm.register(cx);
+        }
+        Poll::Pending
+    }
+
+    /// Moves bytes in both directions until nothing moves.
+    fn drive(&mut self, cx: &mut Context<'_>, window: &mut [u8], now: Instant) -> Result<(), Stop> {
+        loop {
+            let mut moved = self.pull_replies(cx, window)?;
+            moved |= self.push_out(cx)?;
+            moved |= self.pull_requests(cx, window, now)?;
+            moved |= self.push_lane(cx)?;
+            // An answer of ours to a request that has just been read.
+            moved |= self.push_out(cx)?;
+            self.check_end(now)?;
+            if !moved {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends that are nobody's fault: everything asked for has been answered.
+    fn check_end(&mut self, now: Instant) -> Result<(), Stop> {
+        if self.half_closed {
+            if self.session.is_settled() && self.out.is_empty() && self.penalty.is_none() {
+                return Err(Stop::silent(CloseReason::ClientClosed));
+            }
+            if self.body.is_some() || self.session.is_waiting_long() {
+                // Redis drops a partial command, and must forget a client that waits (R-30, S-14).
+                return Err(Stop::silent(CloseReason::ClientClosed));
+            }
+            if !self.grace.is_set() {
+                self.grace.set(now + HALF_CLOSE_GRACE);
+            }
+        }
+        if let Some(closing) = self.session.closing()
+            && self.session.is_settled()
+        {
+            return Err(Stop::silent(close_reason(closing)));
+        }
+        if self.client.control.is_draining()
+            && self.session.may_drain()
+            && self.body.is_none()
+            && self.penalty.is_none()
+        {
+            return Err(Stop::silent(CloseReason::Drain));
+        }
+        Ok(())
+    }
+
+    // --- Redis to client ---------------------------------------------------------------------------------------
+
+    fn pull_replies(&mut self, cx: &mut Context<'_>, window: &mut [u8]) -> Result<bool, Stop> {
+        if self.out.len() >= HIGH_WATER {
+            return Ok(false);
+        }
+        let Some(lane) = &mut self.lane else {
+            return Ok(false);
+        };
+        let count = match lane.poll_read(cx, window) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(count)) => count,
+            Poll::Ready(Err(end)) => return self.lane_ended(end).map(|()| true),
+        };
+        self.client.metrics().upstream_received.inc_by(count as u64);
+        self.want_out();
+        if self.reply_carry.is_empty() {
+            let read = window.get(..count).unwrap_or_default();
+            let used = self.scan_replies(read)?;
+            self.reply_carry
+                .extend_from_slice(read.get(used..).unwrap_or_default());
+        } else {
+            self.reply_carry
+                .extend_from_slice(window.get(..count).unwrap_or_default());
+            let mut carry = std::mem::take(&mut self.reply_carry);
+            let used = self.scan_replies(&carry)?;
+            carry.advance(used);
+            self.reply_carry = carry;
+        }
+        Ok(true)
+    }
+
+    /// Hands whole pieces of replies to the client; returns how many bytes were used.
+    fn scan_replies(&mut self, read: &[u8]) -> Result<usize, Stop> {
+        let mut used = 0_usize;
+        let mut settled = Settled::default();
+        loop {
+            let rest = read.get(used..).unwrap_or_default();
+            let scan = match self.replies.scan(rest) {
+                Ok(scan) => scan,
+                Err(error) => {
+                    self.client.desync(error.label());
+                    return Err(Stop::silent(CloseReason::Desync));
+                }
+            };
+            let ReplyScan::Piece { len, first, last } = scan else {
+                break;
+            };
+            if first {
+                let word = self.replies.word();
+                let kind = self.replies.kind();
+                if kind.is_error() {
+                    self.client.upstream_metrics().error_reply(word);
+                }
+                match self.session.frame_begins(kind, word) {
+                    Ok(fate) => self.fate = fate,
+                    Err(surprise) => return Err(self.surprised(surprise)),
+                }
+            }
+            if self.fate == Fate::Deliver {
+                self.out.extend_from_slice(rest.get(..len).unwrap_or_default());
+            }
+            if last
+                && let Some(stamp) = self
+                    .session
+                    .frame_ends(self.replies.last_integer(), &mut self.out)
+            {
+                settled.count(stamp, &self.client);
+            }
+            used = used.saturating_add(len);
+        }
+        settled.finish(&self.client);
+        // A request may have been waiting for these replies: RESET, or one beyond the limit of outstanding ones.
+        self.stalled |= !self.carry.is_empty();
+        Ok(used)
+    }
+
+    fn surprised(&self, surprise: Surprise) -> Stop {
+        self.client.desync(surprise.label());
+        match surprise.reply() {
+            Some(text) => Stop::saying(CloseReason::UpstreamClosed, text),
+            None => Stop::silent(CloseReason::Desync),
+        }
+    }
+
+    /// The lane is gone: with nothing lost the session goes on and takes another when it needs one (F-3).
+    fn lane_ended(&mut self, end: LaneEnd) -> Result<(), Stop> {
+        self.lane = None;
+        match end {
+            LaneEnd::Dial(error) => {
+                let mut out = std::mem::take(&mut self.out);
+                self.session.fail(error.client_reply(), &mut out);
+                self.out = out;
+                Err(Stop::silent(CloseReason::UpstreamUnreachable))
+            }
+            LaneEnd::Closed | LaneEnd::Broken(_) => {
+                let between = self.replies.is_idle() && self.reply_carry.is_empty();
+                let idle = between && self.body.is_none() && self.session.survives_lane_loss();
+                self.client.lane_closed(match (idle, between) {
+                    (true, _) => UpstreamClosed::Idle,
+                    (false, true) => UpstreamClosed::Waiting,
+                    (false, false) => UpstreamClosed::Reply,
+                });
+                if idle {
+                    self.replies = ReplyScanner::new();
+                    return Ok(());
+                }
+                Err(Stop::silent(CloseReason::UpstreamClosed))
+            }
+        }
+    }
+
+    /// Writes replies to the client.
+    fn push_out(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let mut written = 0_usize;
+        let mut blocked = false;
+        while !self.out.is_empty() && !blocked {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Err(Stop::silent(CloseReason::ClientReset)),
+                Poll::Ready(Ok(count)) => {
+                    written = written.saturating_add(count);
+                    self.unflushed = true;
+                    if count == self.out.len() {
+                        self.out.clear();
+                    } else {
+                        self.out.advance(count);
+                    }
+                }
+                Poll::Ready(Err(_)) => return Err(Stop::silent(CloseReason::ClientReset)),
+                Poll::Pending => blocked = true,
+            }
+        }
+        if self.unflushed && !blocked {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(_)) => return Err(Stop::silent(CloseReason::ClientReset)),
+                Poll::Pending => blocked = true,
+            }
+        }
+        if written > 0 {
+            self.client.metrics().client_sent.inc_by(written as u64);
+            self.write_stall.clear();
+        }
+        if blocked {
+            if !self.write_stall.is_set() {
+                self.write_stall
+                    .set(Instant::now() + self.client.listener_config().write_stall_timeout);
+            }
+        } else {
+            self.write_stall.clear();
+        }
+        Ok(written > 0)
+    }
+
+    // --- client to Redis ---------------------------------------------------------------------------------------
+
+    /// Whether requests may be taken now.
+    fn takes_requests(&self) -> bool {
+        self.penalty.is_none()
+            && self.session.takes_requests()
+            && self.out.len() < HIGH_WATER
+            && self.lane.as_ref().is_none_or(Lane::has_room)
+    }
+
+    fn pull_requests(&mut self, cx: &mut Context<'_>, window: &mut [u8], now: Instant) -> Result<bool, Stop> {
+        if self.session.closing().is_some() || self.half_closed && !self.stalled {
+            return Ok(false);
+        }
+        if !self.takes_requests() {
+            return Ok(false);
+        }
+        let mut moved = false;
+        if self.stalled {
+            self.stalled = false;
+            moved = self.take_carried(now)?;
+            if self.stalled || !self.takes_requests() {
+                return Ok(moved);
+            }
+        }
+        if self.half_closed {
+            return Ok(moved);
+        }
+        let mut buffer = ReadBuf::new(window);
+        let count = match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Ok(moved),
+            Poll::Ready(Ok(())) => buffer.filled().len(),
+            // Closing without close_notify is what many clients do; only in the middle of a request is it a loss (S-16).
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Poll::Ready(Err(_)) => return Err(Stop::silent(CloseReason::ClientReset)),
+        };
+        if count == 0 {
+            self.half_closed = true;
+            return Ok(true);
+        }
+        self.client.metrics().client_received.inc_by(count as u64);
+        self.last_heard = now;
+        self.want_out();
+        if self.carry.is_empty() {
+            let read = window.get(..count).unwrap_or_default();
+            let used = self.scan_requests(read, now)?;
+            self.carry.extend_from_slice(read.get(used..).unwrap_or_default());
+        } else {
+            self.carry
+                .extend_from_slice(window.get(..count).unwrap_or_default());
+            self.take_carried(now)?;
+        }
+        Ok(true)
+    }
+
+    fn take_carried(&mut self, now: Instant) -> Result<bool, Stop> {
+        let mut carry = std::mem::take(&mut self.carry);
+        let used = self.scan_requests(&carry, now)?;
+        carry.advance(used);
+        self.carry = carry;
+        Ok(used > 0)
+    }
+
+    /// Takes requests out of what was read; returns how many bytes were used.
+    fn scan_requests(&mut self, read: &[u8], now: Instant) -> Result<usize, Stop> {
+        let mut used = 0_usize;
+        loop {
+            if !self.takes_requests() {
+                self.stalled = true;
+                return Ok(used);
+            }
+            let rest = read.get(used..).unwrap_or_default();
+            let scan = match self.requests.scan(rest) {
+                Ok(scan) => scan,
+                Err(error) => {
+                    self.malformed(&error);
+                    return Ok(read.len());
+                }
+            };
+            let (len, handled) = match scan {
+                Scan::Incomplete => return Ok(used),
+                Scan::Skip { len } => (len, Handled::Consumed(Fate::Drop)),
+                Scan::Request { len, argc } => (
+                    len,
+                    self.handle(rest.get(..len).unwrap_or_default(), argc, true, now)?,
+                ),
+                Scan::Inline { len, argc } => {
+                    // Inline is for people at a keyboard: a copy costs nothing that matters.
+                    let bytes = BytesMut::from(self.requests.inline_request());
+                    (len, self.handle(&bytes, argc, true, now)?)
+                }
+                Scan::Head { len, argc } => {
+                    let handled = self.handle(rest.get(..len).unwrap_or_default(), argc, false, now)?;
+                    if let Handled::Consumed(fate) = handled {
+                        self.body = Some(fate);
+                    }
+                    (len, handled)
+                }
+                Scan::Body { len, last } => {
+                    if self.body == Some(Fate::Deliver) {
+                        self.open_lane()
+                            .extend_from_slice(rest.get(..len).unwrap_or_default());
+                    }
+                    if last {
+                        self.body = None;
+                    }
+                    (len, Handled::Consumed(Fate::Drop))
+                }
+            };
+            if let Handled::Wait = handled {
+                self.stalled = true;
+                return Ok(used);
+            }
+            used = used.saturating_add(len);
+        }
+    }
+
+    /// Bytes that are no request: said in step, then the end (rule 9).
+    fn malformed(&mut self, error: &ProtocolError) {
+        self.client.protocol_error(error.label());
+        self.session
+            .dismiss(&error.reply(), Closing::Malformed, &mut self.out);
+    }
+
+    /// One request, or the head of one.
+    fn handle(&mut self, bytes: &[u8], argc: u32, whole: bool, now: Instant) -> Result<Handled, Stop> {
+        let request = Request {
+            args: Args::new(bytes, argc),
+            whole,
+        };
+        let mut note = None;
+        let action = self.session.request(request, &mut self.out, &mut note);
+        if let Some(note) = note {
+            self.note(&note);
+        }
+        match action {
+            Action::Forward { command, expect } => {
+                self.open_lane().extend_from_slice(bytes);
+                self.session.forwarded(expect, self.client.worker.stamp(now));
+                self.client.metrics().command(command.id.index());
+                return Ok(Handled::Consumed(Fate::Deliver));
+            }
+            Action::Substitute { request, expect } => {
+                self.open_lane().extend_from_slice(&request);
+                self.session.forwarded(expect, self.client.worker.stamp(now));
+            }
+            Action::Answered => {}
+            Action::Login(login) => self.login(&login, now)?,
+            Action::Wait => return Ok(Handled::Wait),
+            Action::Reset => self.reset(now),
+            Action::Close(closing) => return Err(Stop::silent(close_reason(closing))),
+        }
+        Ok(Handled::Consumed(Fate::Drop))
+    }
+
+    /// The lane's buffer; a session without a lane gets one, with its state put on it first.
+    fn open_lane(&mut self) -> &mut BytesMut {
+        let Self {
+            lane,
+            session,
+            client,
+            ..
+        } = self;
+        let lane = lane.get_or_insert_with(|| {
+            let mut lane = Lane::dial(client.upstream());
+            session.replay(lane.buffer());
+            lane
+        });
+        let buffer = lane.buffer();
+        if buffer.capacity() == 0 {
+            *buffer = client.worker.take_buffer();
+        }
+        buffer
+    }
+
+    fn push_lane(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
+        let Some(lane) = &mut self.lane else {
+            return Ok(false);
+        };
+        if lane.is_flushed() {
+            return Ok(false);
+        }
+        match lane.poll_write(cx) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(count)) => {
+                self.client.metrics().upstream_sent.inc_by(count as u64);
+                Ok(count > 0)
+            }
+            Poll::Ready(Err(end)) => self.lane_ended(end).map(|()| true),
+        }
+    }
+
+    // --- login -------------------------------------------------------------------------------------------------
+
+    fn login(&mut self, login: &crate::session::Login<'_>, now: Instant) -> Result<(), Stop> {
+        match login::judge(&mut self.client, login, now) {
+            Verdict::Granted(identity) => {
+                self.login_deadline.clear();
+                self.requests.set_limits(self.client.request_limits(true));
+                let action = self
+                    .session
+                    .logged_in(identity, login.hello.as_ref(), &mut self.out);
+                if let Action::Substitute { request, expect } = action {
+                    self.open_lane().extend_from_slice(&request);
+                    self.session.forwarded(expect, self.client.worker.stamp(now));
+                }
+            }
+            Verdict::Refused { failure, delay } if delay.is_zero() => {
+                self.session.login_refused(&failure, &mut self.out);
+            }
+            Verdict::Refused { failure, delay } => {
+                self.penalty = Some(failure);
+                self.penalty_over.set(now + delay);
+            }
+            Verdict::Rejected(reject) => {
+                self.session
+                    .dismiss(reject.reply(), Closing::Rejected, &mut self.out);
+            }
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self, now: Instant) {
+        self.lane = None;
+        self.replies = ReplyScanner::new();
+        self.reply_carry.clear();
+        let known = self.session.identity().is_some();
+        self.requests.set_limits(self.client.request_limits(known));
+        if !known {
+            self.login_deadline.set(now + self.client.login_rules().timeout);
+        }
+    }
+
+    fn note(&self, note: &Note) {
+        let user = self.session.identity().map(|identity| &*identity.user.name);
+        match note {
+            Note::Denied(denied) => {
+                self.client
+                    .denied(user.unwrap_or_default(), Some(denied.command), denied.reason);
+            }
+            Note::Unknown => {
+                // A stranger has no rules to break.
+                if let Some(user) = user {
+                    self.client.denied(user, None, DenyReason::Command);
+                }
+            }
+            Note::NoCredentials => self.client.auth_failed(&AuthFailure::NoCredentials, None),
+            Note::Malformed => self.client.auth_failed(&AuthFailure::Malformed, None),
+        }
+    }
+
+    // --- time and orders ---------------------------------------------------------------------------------------
+
+    fn poll_alarms(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Stop> {
+        self.client.control.watch(cx);
+        if self.client.control.is_aborting() {
+            return Err(Stop::silent(CloseReason::Drain));
+        }
+        if self.client.control.take_reload() {
+            self.rejudge()?;
+        }
+        if self.session.identity().is_none() && self.client.is_evicted(cx) {
+            return Err(Stop::silent(CloseReason::Evicted));
+        }
+        if self.login_deadline.poll(cx) {
+            self.client.auth_failed(&AuthFailure::Timeout, None);
+            return Err(Stop::silent(CloseReason::AuthTimeout));
+        }
+        if self.penalty_over.poll(cx)
+            && let Some(failure) = self.penalty.take()
+        {
+            self.session.login_refused(&failure, &mut self.out);
+            self.stalled = true;
+        }
+        if self.write_stall.poll(cx) {
+            return Err(Stop::silent(CloseReason::WriteStall));
+        }
+        if self.grace.poll(cx) {
+            return Err(Stop::silent(CloseReason::ClientClosed));
+        }
+        if self.idle.poll(cx)
+            && let Some(timeout) = self.client.listener_config().idle_timeout
+        {
+            let end = self.last_heard + timeout;
+            if end <= now && self.session.is_settled() && !self.session.is_listening() {
+                return Err(Stop::silent(CloseReason::IdleTimeout));
+            }
+            self.idle.set(end.max(now + MIN_IDLE_CHECK));
+        }
+        Ok(())
+    }
+
+    /// After a reload: the same user with new rules, or nobody any more (A-11).
+    fn rejudge(&mut self) -> Result<(), Stop> {
+        self.client.reload_settings();
+        let Some(identity) = self.session.identity() else {
+            return Ok(());
+        };
+        match self.client.users().refresh(identity) {
+            Some(identity) => {
+                self.session.refresh_identity(identity);
+                Ok(())
+            }
+            None => Err(Stop::silent(CloseReason::CredentialRemoved)),
+        }
+    }
+
+    // --- the end -----------------------------------------------------------------------------------------------
+
+    fn stop(&mut self, stop: Stop) {
+        if let Some(text) = stop.say {
+            encode::error(&mut self.out, &text);
+        }
+        self.lane = None;
+        self.ending = Some(stop.reason);
+    }
+
+    fn poll_ending(&mut self, cx: &mut Context<'_>, reason: CloseReason) -> Poll<CloseReason> {
+        if matches!(reason, CloseReason::ClientReset | CloseReason::WriteStall)
+            || self.client.control.is_aborting()
+        {
+            return Poll::Ready(reason);
+        }
+        self.client.control.watch(cx);
+        if self.write_stall.poll(cx) {
+            return Poll::Ready(reason);
+        }
+        match self.push_out(cx) {
+            Ok(_) if self.out.is_empty() && !self.unflushed => Poll::Ready(reason),
+            Ok(_) => Poll::Pending,
+            Err(stop) => Poll::Ready(stop.reason),
+        }
+    }
+
+    // --- buffers -----------------------------------------------------------------------------------------------
+
+    /// Takes a buffer for replies if there is none.
+    fn want_out(&mut self) {
+        if self.out.capacity() == 0 {
+            self.out = self.client.worker.take_buffer();
+        }
+    }
+
+    /// An idle connection holds no buffers.
+    fn give_buffers_back(&mut self) {
+        let worker = &self.client.worker;
+        for buffer in [&mut self.out, &mut self.carry, &mut self.reply_carry] {
+            if buffer.is_empty() && buffer.capacity() > 0 {
+                worker.give_buffer(std::mem::take(buffer));
+            }
+        }
+        if let Some(lane) = &mut self.lane
+            && let Some(buffer) = lane.take_idle_buffer()
+        {
+            worker.give_buffer(buffer);
+        }
+    }
+}
+
+/// Latencies of the requests that one read settled: one clock reading for all of them.
+#[derive(Default)]
+struct Settled {
+    now: Option<Instant>,
+    last: Option<(Stamp, usize)>,
+}
+
+impl Settled {
+    fn count(&mut self, stamp: Stamp, client: &Client) {
+        match &mut self.last {
+            Some((last, count)) if *last == stamp => *count = count.saturating_add(1),
+            _ => {
+                self.finish(client);
+                self.last = Some((stamp, 1));
+            }
+        }
+    }
+
+    fn finish(&mut self, client: &Client) {
+        if let Some((stamp, count)) = self.last.take() {
+            let now = *self.now.get_or_insert_with(Instant::now);
+            let taken = client.worker.since(stamp, now);
+            client.metrics().observe_commands(taken, count);
+        }
+    }
+}
+
+fn close_reason(closing: Closing) -> CloseReason {
+    match closing {
+        Closing::Quit => CloseReason::Quit,
+        Closing::Http => CloseReason::Http,
+        Closing::Guessing => CloseReason::AuthFailures,
+        Closing::Rejected => CloseReason::Rejected,
+        Closing::Malformed => CloseReason::ProtocolError,
+    }
+}
+
+/// How long a closing connection waits for the client to read its last bytes.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// An idle check is never set closer than this.
+const MIN_IDLE_CHECK: Duration = Duration::from_millis(10);

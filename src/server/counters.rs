@@ -1,0 +1,38 @@
+//! Connects what an upstream reports to the metrics.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::metrics::UpstreamMetrics;
+use crate::upstream::{AuthRefusal, Counters, DialReason, OpenGuard};
+
+/// The metrics of one upstream.
+pub(super) struct UpstreamCounters(pub(super) Arc<UpstreamMetrics>);
+
+impl Counters for UpstreamCounters {
+    fn connecting(&self) {
+        self.0.connect_attempt();
+    }
+
+    fn connected(&self, took: Duration) -> OpenGuard {
+        self.0.connected(took);
+        Box::new(self.0.connection_open())
+    }
+
+    fn connect_failed(&self, reason: DialReason) {
+        self.0.connect_failed(reason.label());
+    }
+
+    fn auth_failed(&self, reason: AuthRefusal) {
+        self.0.auth_failed(reason.label());
+    }
+
+    fn credential_changed(&self, at: SystemTime) {
+        self.0
+            .credential_changed(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    }
+
+    fn up(&self, up: bool) {
+        self.0.up.set(i64::from(up));
+    }
+}

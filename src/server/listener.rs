@@ -1,0 +1,174 @@
+//! One listener as its connections see it: names and counters for life, settings until the next reload.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use crate::acl::DenyReason;
+use crate::audit::{self, Audit};
+use crate::auth::{Identity, Users};
+use crate::config::{self, LoginMode};
+use crate::limits::{Limits, Reject, Throttle};
+use crate::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
+use crate::net::Peer;
+use crate::tls::{FailureKind, HandshakeFailure, Rejected};
+use crate::upstream::Upstream;
+
+/// What all listeners share.
+pub(super) struct Shared {
+    pub(super) limits: Arc<Limits>,
+    pub(super) throttle: Arc<Throttle>,
+    pub(super) audit: Arc<Audit>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// One listener.
+pub(super) struct Listener {
+    /// Its number in [`Limits`] and [`Metrics`].
+    pub(super) index: usize,
+    pub(super) name: Arc<str>,
+    pub(super) metrics: Arc<ListenerMetrics>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) settings: ArcSwap<Settings>,
+    /// Refused clients that are being told so at present.
+    courtesies: Arc<AtomicUsize>,
+}
+
+/// What a reload may change.
+pub(super) struct Settings {
+    pub(super) config: config::Listener,
+    pub(super) login: config::Login,
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) users: Arc<Users>,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) upstream_metrics: Arc<UpstreamMetrics>,
+}
+
+/// The right to tell one refused client why; see [`Listener::courtesy`].
+pub(super) struct Courtesy(Arc<AtomicUsize>);
+
+impl Listener {
+    pub(super) fn new(index: usize, name: &str, shared: Arc<Shared>, settings: Settings) -> Self {
+        let metrics = shared.metrics.listener(name);
+        Self {
+            index,
+            name: name.into(),
+            metrics,
+            shared,
+            settings: ArcSwap::from_pointee(settings),
+            courtesies: Arc::default(),
+        }
+    }
+
+    /// A refused client costs a handshake to be told: so many at once, the rest is closed at once.
+    pub(super) fn courtesy(&self) -> Option<Courtesy> {
+        let courtesy = Courtesy(Arc::clone(&self.courtesies));
+        (self.courtesies.fetch_add(1, Ordering::Relaxed) < MAX_COURTESIES).then_some(courtesy)
+    }
+
+    /// Counts and audits a failed handshake: a bad client certificate is a failed login, anything else is TLS's.
+    pub(super) fn handshake_failed(&self, rejected: &Rejected, peer: &Peer) {
+        let failure = rejected.failure;
+        match failure.kind() {
+            FailureKind::Auth => self.auth_failed(None, audit::User::None, failure.label(), peer),
+            FailureKind::Tls => {
+                self.metrics.tls_handshake_failed(failure.label());
+                if failure == HandshakeFailure::Plaintext {
+                    self.shared.audit.plaintext_refused(self.at(peer), Instant::now());
+                }
+            }
+        }
+        tracing::debug!(
+            event = "tls_handshake_failed", listener = &*self.name, peer = %peer, reason = failure.label(),
+            detail = %rejected.detail
+        );
+    }
+
+    /// Counts and audits a connection that a limit refused.
+    pub(super) fn rejected(&self, reject: Reject, peer: &Peer) {
+        self.metrics.rejected(reject);
+        self.shared
+            .audit
+            .connection_refused(self.at(peer), reject.label(), Instant::now());
+    }
+
+    /// Counts and audits a connection without a valid PROXY header.
+    pub(super) fn proxy_header_failed(&self, reason: &'static str, peer: &Peer) {
+        self.metrics.rejected_proxy_header();
+        self.shared
+            .audit
+            .connection_refused(self.at(peer), "proxy_header", Instant::now());
+        tracing::debug!(event = "proxy_header_refused", listener = &*self.name, peer = %peer, reason);
+    }
+
+    /// Counts and audits a login that was refused; `user` is for the metric and therefore a configured name or none.
+    pub(super) fn auth_failed(
+        &self,
+        user: Option<&str>,
+        audited: audit::User<'_>,
+        reason: &'static str,
+        peer: &Peer,
+    ) {
+        self.metrics.auth_failed(user, reason);
+        self.shared
+            .audit
+            .auth_failed(self.at(peer), audited, reason, Instant::now());
+    }
+
+    /// Counts and audits the beginning of a lockout.
+    pub(super) fn locked_out(&self, lockout: Duration, peer: &Peer) {
+        self.metrics.lockout_began();
+        self.shared
+            .audit
+            .source_locked_out(self.at(peer), lockout, Instant::now());
+    }
+
+    /// Counts and audits a command that was refused; `command` is the table's name, `None` if it is not in it.
+    pub(super) fn denied(&self, user: &str, command: Option<&'static str>, reason: DenyReason, peer: &Peer) {
+        self.metrics.denied(user, command, reason.label());
+        self.shared
+            .audit
+            .command_denied(self.at(peer), user, command, reason.label(), Instant::now());
+    }
+
+    fn at(&self, peer: &Peer) -> audit::At<'_> {
+        let peer = match peer {
+            Peer::Tcp(address) => audit::Peer::Tcp(*address),
+            Peer::Unix { uid } => audit::Peer::Unix(*uid),
+        };
+        audit::At {
+            listener: &self.name,
+            peer,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether a connection from there begins with a PROXY header.
+    pub(super) fn expects_proxy_header(&self, address: IpAddr) -> bool {
+        self.config
+            .proxy_protocol_from
+            .iter()
+            .any(|network| network.contains(&address))
+    }
+
+    /// Who a client is that has said nothing: nobody, unless the listener asks for no login.
+    pub(super) fn open_identity(&self) -> Option<Identity> {
+        match self.config.login {
+            LoginMode::Password => None,
+            LoginMode::None => self.users.open(),
+        }
+    }
+}
+
+impl Drop for Courtesy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Refused clients that are told why at the same time.
+const MAX_COURTESIES: usize = 64;

@@ -1,0 +1,249 @@
+//! Reloading: build and check everything, then swap; on any fault keep the old and say why (idea 8, rules 11 and F-22).
+
+use std::sync::Arc;
+
+use crate::config::{self, Config, Diagnostic, Severity};
+use crate::metrics::{CertificateRole, Metrics, MetricsError, UpstreamMetrics};
+use crate::tls;
+use crate::upstream::Upstream;
+
+use super::counters::UpstreamCounters;
+use super::listener::Settings;
+use super::prepare::{self, Environment, Prepared};
+use super::{Serving, now_unix};
+
+impl Serving {
+    /// SIGHUP: the configuration and every file it names.
+    pub(super) fn reload_configuration(&mut self) {
+        let result = config::load(&self.bound.sources).and_then(|loaded| {
+            for warning in &loaded.warnings {
+                tracing::warn!(event = "configuration_warning", code = warning.code, message = %warning.message);
+            }
+            self.refuse_what_needs_a_restart(&loaded.config)?;
+            self.apply(loaded.config)
+        });
+        self.report("signal", result);
+    }
+
+    /// A watched file has changed: the configuration as it is, with the files as they are now.
+    pub(super) fn reload_files(&mut self) {
+        let config = self.bound.config.clone();
+        let result = self.apply(config);
+        self.report("files", result);
+    }
+
+    fn report(&self, cause: &'static str, result: Result<(), Vec<Diagnostic>>) {
+        let shared = &self.bound.shared;
+        match result {
+            Ok(()) => {
+                shared.metrics.reload_succeeded(now_unix());
+                shared.audit.reload();
+                tracing::info!(event = "reloaded", cause);
+            }
+            Err(faults) => {
+                shared.metrics.reload_failed();
+                if let Some(first) = faults.first() {
+                    shared.audit.reload_refused(&first.message);
+                }
+                for fault in faults.iter().filter(|fault| fault.severity == Severity::Error) {
+                    let place = fault
+                        .location
+                        .as_ref()
+                        .map(ToString::to_string)
+                        .unwrap_or_default();
+                    tracing::error!(
+                        event = "reload_failed", cause, code = fault.code, error = %fault.message, place,
+                        help = fault.help.as_deref().unwrap_or_default(),
+                        consequence = "the former configuration stays in force"
+                    );
+                }
+            }
+        }
+    }
+
+    /// What sockets, threads and metric series were made for cannot change under them.
+    fn refuse_what_needs_a_restart(&self, new: &Config) -> Result<(), Vec<Diagnostic>> {
+        let old = &self.bound.config;
+        let mut faults = Vec::new();
+        let mut refuse = |changed: bool, what: &str| {
+            if changed {
+                faults.push(Diagnostic {
+                    code: "KW0701",
+                    severity: Severity::Error,
+                    message: format!("{what} cannot be changed while running"),
+                    location: None,
+                    label: String::new(),
+                    help: Some("restart keyward to change it; SIGTERM drains first".to_owned()),
+                });
+            }
+        };
+        let listeners = |config: &Config| -> Vec<_> {
+            config
+                .listeners
+                .iter()
+                .map(|listener| (listener.name.clone(), listener.address.clone()))
+                .collect()
+        };
+        let upstreams = |config: &Config| -> Vec<_> {
+            config
+                .upstreams
+                .iter()
+                .map(|upstream| upstream.name.clone())
+                .collect()
+        };
+        refuse(
+            listeners(old) != listeners(new),
+            "the set of listeners and their addresses",
+        );
+        refuse(upstreams(old) != upstreams(new), "the set of upstreams");
+        refuse(old.server.workers != new.server.workers, "server.workers");
+        refuse(old.admin.address != new.admin.address, "admin.address");
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// Builds all, then swaps all.
+    fn apply(&mut self, config: Config) -> Result<(), Vec<Diagnostic>> {
+        let bound = &mut self.bound;
+        let environment = |name: &str| bound.sources.env.get(name).cloned();
+        let metrics = Arc::clone(&bound.shared.metrics);
+        let prepared = prepare::prepare(&config, &environment)?;
+        let mut upstreams = Vec::new();
+        for section in &config.upstreams {
+            upstreams.push(build_upstream(section, &environment, &metrics)?);
+        }
+        let names: Vec<String> = prepared
+            .iter()
+            .flat_map(|p| p.users.names())
+            .map(str::to_owned)
+            .collect();
+        metrics.add_users(&names);
+        tell_metrics(&config, &prepared, &upstreams, &metrics);
+        let mut settings = Vec::new();
+        for (section, prepared) in config.listeners.iter().zip(prepared) {
+            settings.push(
+                Settings::new(section, &config.login, prepared, &upstreams, &metrics).map_err(|error| {
+                    vec![Diagnostic {
+                        code: "KW0702",
+                        severity: Severity::Error,
+                        message: error.to_string(),
+                        location: None,
+                        label: String::new(),
+                        help: None,
+                    }]
+                })?,
+            );
+        }
+        for (listener, settings) in bound.listeners.iter().zip(settings) {
+            listener
+                .metrics
+                .connections_max
+                .set(i64::try_from(settings.config.max_connections).unwrap_or(i64::MAX));
+            listener.settings.store(Arc::new(settings));
+        }
+        bound.shared.limits.reconfigure(&config);
+        bound.shared.throttle.reconfigure(&config.login);
+        bound.upstreams = upstreams;
+        bound.config = config;
+        self.start_probes();
+        // Workers ask their sessions to look at the new settings.
+        self.reloads
+            .send_modify(|generation| *generation = generation.wrapping_add(1));
+        Ok(())
+    }
+}
+
+/// An upstream with its certificates and credential read.
+pub(super) fn build_upstream(
+    section: &config::Upstream,
+    environment: Environment<'_>,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<Upstream>, Vec<Diagnostic>> {
+    let counters = Arc::new(UpstreamCounters(metrics.upstream(&section.name)));
+    match Upstream::new(section, environment, counters) {
+        Ok(upstream) => Ok(Arc::new(upstream)),
+        Err(error) => Err(vec![Diagnostic {
+            code: "KW0602",
+            severity: Severity::Error,
+            message: format!("upstream \"{}\": {error}", section.name),
+            location: None,
+            label: String::new(),
+            help: None,
+        }]),
+    }
+}
+
+/// Certificates' ends and passwords' ages.
+pub(super) fn tell_metrics(
+    config: &Config,
+    prepared: &[Prepared],
+    upstreams: &[Arc<Upstream>],
+    metrics: &Metrics,
+) {
+    let mut certificates = Vec::new();
+    for (section, prepared) in config.listeners.iter().zip(prepared) {
+        for certificate in &prepared.certificates {
+            certificates.push((
+                role(certificate.role),
+                section.name.clone(),
+                certificate.not_after,
+            ));
+        }
+    }
+    for upstream in upstreams {
+        for certificate in upstream.certificates() {
+            certificates.push((
+                role(certificate.role),
+                upstream.name().to_owned(),
+                certificate.not_after,
+            ));
+        }
+    }
+    metrics.set_certificates(
+        certificates
+            .iter()
+            .map(|(role, name, end)| (*role, name.as_str(), *end)),
+    );
+    for user in &config.users {
+        if let Some(config::CredentialSource::File(path)) = &user.credential
+            && let Ok(modified) = std::fs::metadata(path).and_then(|metadata| metadata.modified())
+        {
+            let age = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            metrics.user_credential_changed(&user.name, age.as_secs_f64());
+        }
+    }
+}
+
+fn role(role: tls::CertificateRole) -> CertificateRole {
+    match role {
+        tls::CertificateRole::Listener => CertificateRole::Listener,
+        tls::CertificateRole::ClientCa => CertificateRole::ClientCa,
+        tls::CertificateRole::UpstreamCa => CertificateRole::UpstreamCa,
+        tls::CertificateRole::UpstreamClient => CertificateRole::UpstreamClient,
+    }
+}
+
+impl Settings {
+    /// Puts one listener's settings together.
+    pub(super) fn new(
+        section: &config::Listener,
+        login: &config::Login,
+        prepared: Prepared,
+        upstreams: &[Arc<Upstream>],
+        metrics: &Metrics,
+    ) -> Result<Self, MetricsError> {
+        // The loader has checked the index.
+        let upstream = upstreams.get(section.upstream).or_else(|| upstreams.first());
+        let Some(upstream) = upstream.map(Arc::clone) else {
+            return Err(prometheus::Error::Msg("no upstream".to_owned()).into());
+        };
+        let upstream_metrics: Arc<UpstreamMetrics> = metrics.upstream(upstream.name());
+        Ok(Self {
+            config: section.clone(),
+            login: login.clone(),
+            tls: prepared.tls,
+            users: prepared.users,
+            upstream,
+            upstream_metrics,
+        })
+    }
+}

@@ -1,0 +1,263 @@
+//! One thread with its own runtime: sessions live and die on it, and their data path takes no lock and crosses no thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use crate::drain::{DrainWatch, Level};
+use crate::session::Stamp;
+
+use super::connection::{self, Job};
+
+/// The acceptors' end of a worker.
+pub(super) struct Handle {
+    jobs: mpsc::UnboundedSender<Job>,
+    /// Sessions handed to it that have not ended.
+    load: Arc<AtomicUsize>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// What the sessions of one worker share.
+pub(super) struct Worker {
+    /// Every read goes here first; nobody keeps anything in it.
+    window: RefCell<Box<[u8]>>,
+    /// Empty buffers for whoever has something to send.
+    buffers: RefCell<Vec<BytesMut>>,
+    /// Stamps count from here.
+    epoch: Instant,
+    controls: RefCell<HashMap<u64, Rc<Control>>>,
+    next_id: Cell<u64>,
+}
+
+/// How the worker reaches one of its sessions.
+#[derive(Default)]
+pub(super) struct Control {
+    draining: Cell<bool>,
+    aborting: Cell<bool>,
+    reload: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Takes the session off its worker's list when dropped.
+pub(super) struct Registration {
+    worker: Rc<Worker>,
+    id: u64,
+    /// Shared with the session.
+    pub(super) control: Rc<Control>,
+}
+
+impl Handle {
+    /// Starts a worker; it ends when the handle has been dropped and its sessions are over.
+    ///
+    /// # Errors
+    /// The system has no thread or descriptor left.
+    pub(super) fn start(index: usize, drain: DrainWatch, reloads: watch::Receiver<u64>) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || {
+                let local = LocalSet::new();
+                local.block_on(&runtime, work(queue, drain, reloads));
+            })?;
+        Ok(Self {
+            jobs,
+            load: Arc::default(),
+            thread: Some(thread),
+        })
+    }
+
+    /// Sessions on it at present.
+    pub(super) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// Counts a session until dropped.
+    pub(super) fn count(&self) -> Load {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        Load(Arc::clone(&self.load))
+    }
+
+    /// Hands a connection over. The queue needs no bound of its own: every job holds a connection permit.
+    pub(super) fn send(&self, job: Job) {
+        // A worker that is gone drops the job, and with it the connection.
+        let _ = self.jobs.send(job);
+    }
+
+    /// Lets the worker finish and waits for its thread.
+    pub(super) fn join(mut self) {
+        let thread = self.thread.take();
+        drop(self);
+        if let Some(thread) = thread {
+            // It ends by itself; a panic of the thread has been reported by the hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One session in a worker's load.
+pub(super) struct Load(Arc<AtomicUsize>);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn work(
+    mut queue: mpsc::UnboundedReceiver<Job>,
+    mut drain: DrainWatch,
+    mut reloads: watch::Receiver<u64>,
+) {
+    let worker = Rc::new(Worker {
+        window: RefCell::new(vec![0; WINDOW].into_boxed_slice()),
+        buffers: RefCell::default(),
+        epoch: Instant::now(),
+        controls: RefCell::default(),
+        next_id: Cell::new(0),
+    });
+    let mut level = drain.level();
+    loop {
+        tokio::select! {
+            job = queue.recv() => match job {
+                Some(job) => {
+                    let registration = worker.register(level);
+                    tokio::task::spawn_local(connection::serve(Rc::clone(&worker), registration, job));
+                }
+                None => break,
+            },
+            () = next_level(&mut drain, level) => {
+                level = drain.level();
+                worker.tell(|control| control.rise(level));
+            }
+            Ok(()) = reloads.changed() => worker.tell(|control| control.reload.set(true)),
+        }
+    }
+}
+
+/// Waits for a level above this one.
+async fn next_level(drain: &mut DrainWatch, level: Level) {
+    match level {
+        Level::Running => drain.draining().await,
+        Level::Draining => drain.aborting().await,
+        Level::Aborting => std::future::pending().await,
+    }
+}
+
+impl Worker {
+    fn register(self: &Rc<Self>, level: Level) -> Registration {
+        let id = self.next_id.get();
+        self.next_id.set(id.wrapping_add(1));
+        let control = Rc::<Control>::default();
+        control.rise(level);
+        self.controls.borrow_mut().insert(id, Rc::clone(&control));
+        Registration {
+            worker: Rc::clone(self),
+            id,
+            control,
+        }
+    }
+
+    fn tell(&self, order: impl Fn(&Control)) {
+        for control in self.controls.borrow().values() {
+            order(control);
+            control.wake();
+        }
+    }
+
+    /// Lends the window for one read and what is made of it.
+    pub(super) fn with_window<T>(&self, work: impl FnOnce(&mut [u8]) -> T) -> T {
+        work(&mut self.window.borrow_mut())
+    }
+
+    /// An empty buffer with some room.
+    pub(super) fn take_buffer(&self) -> BytesMut {
+        self.buffers
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(FRESH_BUFFER))
+    }
+
+    /// Takes an empty buffer back.
+    pub(super) fn give_buffer(&self, mut buffer: BytesMut) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < MAX_SPARE_BUFFERS && buffer.capacity() <= MAX_SPARE_SIZE {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+
+    /// A moment for the session to hand back.
+    pub(super) fn stamp(&self, now: Instant) -> Stamp {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(Stamp::MAX)
+    }
+
+    /// Time since a stamp.
+    pub(super) fn since(&self, stamp: Stamp, now: Instant) -> Duration {
+        Duration::from_nanos(self.stamp(now).saturating_sub(stamp))
+    }
+}
+
+impl Control {
+    fn rise(&self, level: Level) {
+        self.draining.set(level >= Level::Draining);
+        self.aborting.set(level >= Level::Aborting);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Remembers whom to wake when an order comes.
+    pub(super) fn watch(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Close as soon as nothing is outstanding.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Close now.
+    pub(super) fn is_aborting(&self) -> bool {
+        self.aborting.get()
+    }
+
+    /// Whether settings have changed since the last time this was asked.
+    pub(super) fn take_reload(&self) -> bool {
+        self.reload.take()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.worker.controls.borrow_mut().remove(&self.id);
+    }
+}
+
+/// Bytes of one read; also the most that one side's unread backlog grows by at once (L-27).
+const WINDOW: usize = 64 * 1024;
+
+/// Room of a fresh buffer: a batch of small requests or replies.
+const FRESH_BUFFER: usize = 4 * 1024;
+
+/// Spare buffers that a worker keeps, and the largest it keeps: at most 8 MiB a worker.
+const MAX_SPARE_BUFFERS: usize = 64;
+const MAX_SPARE_SIZE: usize = 128 * 1024;

@@ -1,0 +1,284 @@
+//! Certificates made at run time, so that nothing expires in the repository and no private key lies in git.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rcgen::BasicConstraints;
+use rcgen::CertificateParams;
+use rcgen::CertificateRevocationListParams;
+use rcgen::CertifiedIssuer;
+use rcgen::DnType;
+use rcgen::ExtendedKeyUsagePurpose;
+use rcgen::IsCa;
+use rcgen::KeyIdMethod;
+use rcgen::KeyPair;
+use rcgen::KeyUsagePurpose;
+use rcgen::RevocationReason;
+use rcgen::RevokedCertParams;
+use rcgen::RsaKeySize;
+use rcgen::SerialNumber;
+use rustls::ClientConfig;
+use rustls::RootCertStore;
+use rustls::SupportedProtocolVersion;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use time::Duration;
+use time::OffsetDateTime;
+
+/// A certificate authority with a directory of its own for what it issues.
+pub(crate) struct Authority {
+    dir: Arc<tempfile::TempDir>,
+    name: String,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    /// Certificates between a leaf and the root, in the order of a chain file.
+    intermediates: Vec<(CertificateDer<'static>, String)>,
+    root: CertificateDer<'static>,
+}
+
+/// A certificate chain and its key, as files and in memory.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    chain: Vec<CertificateDer<'static>>,
+    chain_pem: String,
+    key_der: Vec<u8>,
+    key_pem: String,
+    serial: u64,
+}
+
+/// What is to be issued.
+pub(crate) struct Wish<'a> {
+    name: &'a str,
+    names: Vec<String>,
+    usage: ExtendedKeyUsagePurpose,
+    not_before: OffsetDateTime,
+    not_after: OffsetDateTime,
+    rsa: bool,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let issuer =
+            CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap();
+        let root = issuer.der().clone();
+        let authority = Self {
+            dir: Arc::new(tempfile::tempdir().unwrap()),
+            name: name.to_owned(),
+            issuer,
+            intermediates: Vec::new(),
+            root,
+        };
+        fs::write(authority.file(), authority.issuer.pem()).unwrap();
+        authority
+    }
+
+    /// An authority below this one; what it issues carries the chain up to, and without, the root.
+    pub(crate) fn intermediate(&self, name: &str) -> Self {
+        let issuer =
+            CertifiedIssuer::signed_by(authority_params(name), KeyPair::generate().unwrap(), &self.issuer)
+                .unwrap();
+        let mut intermediates = vec![(issuer.der().clone(), issuer.pem())];
+        intermediates.extend(self.intermediates.iter().cloned());
+        Self {
+            dir: Arc::clone(&self.dir),
+            name: self.name.clone(),
+            issuer,
+            intermediates,
+            root: self.root.clone(),
+        }
+    }
+
+    /// The root as a PEM file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.dir.path().join(format!("{}.pem", self.name))
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A server certificate for `localhost` and 127.0.0.1, ECDSA P-256.
+    pub(crate) fn server(&self, name: &str) -> Identity {
+        self.issue(Wish::server(name))
+    }
+
+    /// A client certificate with this name as DNS name and common name.
+    pub(crate) fn client(&self, name: &str) -> Identity {
+        self.issue(Wish::client(name))
+    }
+
+    pub(crate) fn issue(&self, wish: Wish<'_>) -> Identity {
+        let mut params = CertificateParams::new(wish.names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, wish.name);
+        params.extended_key_usages = vec![wish.usage];
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.not_before = wish.not_before;
+        params.not_after = wish.not_after;
+        params.use_authority_key_identifier_extension = true;
+        let serial = fs::read_dir(self.dir.path()).unwrap().count() as u64 + 1000;
+        params.serial_number = Some(SerialNumber::from(serial));
+        let key = if wish.rsa {
+            KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap()
+        } else {
+            KeyPair::generate().unwrap()
+        };
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let (mut chain, mut chain_pem) = (vec![leaf.der().clone()], leaf.pem());
+        for (der, pem) in &self.intermediates {
+            chain.push(der.clone());
+            chain_pem.push_str(pem);
+        }
+        let identity = Identity {
+            certificate: self.dir.path().join(format!("{}.{serial}.crt.pem", wish.name)),
+            key: self.dir.path().join(format!("{}.{serial}.key", wish.name)),
+            chain,
+            chain_pem,
+            key_der: key.serialize_der(),
+            key_pem: key.serialize_pem(),
+            serial,
+        };
+        identity.write_to(&identity.certificate, &identity.key);
+        identity
+    }
+
+    /// A revocation list of this authority.
+    pub(crate) fn revocation_list(&self, revoked: &[&Identity]) -> PathBuf {
+        let now = OffsetDateTime::now_utc();
+        let list = CertificateRevocationListParams {
+            this_update: now - Duration::hours(1),
+            next_update: now + Duration::days(7),
+            crl_number: SerialNumber::from(1u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked
+                .iter()
+                .map(|identity| RevokedCertParams {
+                    serial_number: SerialNumber::from(identity.serial),
+                    revocation_time: now - Duration::minutes(30),
+                    reason_code: Some(RevocationReason::KeyCompromise),
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        }
+        .signed_by(&self.issuer)
+        .unwrap();
+        let file = self.dir.path().join(format!("{}.crl.pem", self.name));
+        fs::write(&file, list.pem().unwrap()).unwrap();
+        file
+    }
+
+    /// A client that trusts this authority, with or without a certificate of its own.
+    pub(crate) fn client_config(&self, identity: Option<&Identity>) -> Arc<ClientConfig> {
+        self.client_config_for(identity, rustls::ALL_VERSIONS)
+    }
+
+    pub(crate) fn client_config_for(
+        &self,
+        identity: Option<&Identity>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder
+                .with_client_auth_cert(identity.chain.clone(), identity.private_key())
+                .unwrap(),
+        };
+        Arc::new(config)
+    }
+}
+
+impl Identity {
+    /// Writes the chain and the key (0600) to these places, as a rotation does.
+    pub(crate) fn write_to(&self, certificate: &Path, key: &Path) {
+        replace(certificate, &self.chain_pem, 0o644);
+        replace(key, &self.key_pem, 0o600);
+    }
+
+    /// The leaf certificate, to compare with what a server presented.
+    pub(crate) fn leaf(&self) -> &CertificateDer<'static> {
+        &self.chain[0]
+    }
+
+    fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_der.clone()))
+    }
+}
+
+impl<'a> Wish<'a> {
+    pub(crate) fn server(name: &'a str) -> Self {
+        Self::new(
+            name,
+            vec!["localhost".into(), "127.0.0.1".into()],
+            ExtendedKeyUsagePurpose::ServerAuth,
+        )
+    }
+
+    pub(crate) fn client(name: &'a str) -> Self {
+        Self::new(name, vec![name.into()], ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn new(name: &'a str, names: Vec<String>, usage: ExtendedKeyUsagePurpose) -> Self {
+        let now = OffsetDateTime::now_utc();
+        let (not_before, not_after) = (now - Duration::days(1), now + Duration::days(90));
+        Self {
+            name,
+            names,
+            usage,
+            not_before,
+            not_after,
+            rsa: false,
+        }
+    }
+
+    /// For other names than `localhost`.
+    pub(crate) fn names(mut self, names: &[&str]) -> Self {
+        self.names = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    pub(crate) fn expired(mut self) -> Self {
+        self.not_before = OffsetDateTime::now_utc() - Duration::days(30);
+        self.not_after = OffsetDateTime::now_utc() - Duration::days(1);
+        self
+    }
+
+    pub(crate) fn rsa(mut self) -> Self {
+        self.rsa = true;
+        self
+    }
+}
+
+/// Writes a file as a careful tool does: a new file with its mode, then an atomic rename.
+pub(crate) fn replace(path: &Path, text: &str, mode: u32) {
+    let fresh = path.with_extension("fresh");
+    fs::write(&fresh, text).unwrap();
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(mode)).unwrap();
+    fs::rename(&fresh, path).unwrap();
+}
+
+fn authority_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
+    params
+}

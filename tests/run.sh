@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Everything that has to pass, on a bare Debian or Ubuntu with a Rust toolchain: installs what is missing, then runs every check
+# and every test. Longer proofs are the same command with larger numbers:
+#   KEYWARD_FUZZ_SECONDS=600   seconds for each fuzz target (20)
+#   KEYWARD_ORACLE_PAIRS=100000  user and command pairs put before the live server (3000)
+#   KEYWARD_TEST_BIG_MB=512    size of the big values (64)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+started=$SECONDS
+say() { printf '\n== %s\n' "$*"; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+say "what the tests need"
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+need redis-server redis-server
+need redis-cli redis-tools
+need redis-benchmark redis-tools
+need promtool prometheus
+need openssl openssl
+need cc gcc
+need python3 python3
+python3 -c 'import ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "installing ${missing[*]}"
+  # The packages' own services are not wanted: a policy file keeps them from starting.
+  policy=/usr/sbin/policy-rc.d
+  made_policy=
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    made_policy=1
+  fi
+  as_root apt-get update -q >/dev/null
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null
+  [ -z "$made_policy" ] || as_root rm -f "$policy"
+fi
+if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+  rustup component add rustfmt clippy
+fi
+# python3 on the PATH may be one without the venv module; Debian's own has it.
+python=python3
+"$python" -c 'import venv, ensurepip' >/dev/null 2>&1 || python=/usr/bin/python3
+if ! tests/.venv/bin/python -c 'import redis; assert redis.__version__ == "7.1.0"' >/dev/null 2>&1; then
+  rm -rf tests/.venv
+  "$python" -m venv tests/.venv
+  tests/.venv/bin/pip install -q --disable-pip-version-check redis==7.1.0
+fi
+# Two descriptors a client: the tests that open many need room.
+ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+
+say "form: cargo fmt"
+cargo fmt --check
+say "form: cargo clippy"
+cargo clippy --all-targets --quiet -- -D warnings
+say "tests: cargo test"
+cargo test
+say "documentation: cargo doc"
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet --lib
+
+say "fuzzing"
+seconds=${KEYWARD_FUZZ_SECONDS:-20}
+if rustup toolchain list 2>/dev/null | grep -q '^nightly'; then
+  if ! cargo +nightly fuzz --version >/dev/null 2>&1; then
+    cargo install --quiet cargo-fuzz --version 0.13.2 --locked
+  fi
+  for target in $(cd tests/fuzz && cargo +nightly fuzz list --fuzz-dir . 2>/dev/null); do
+    echo "$target for $seconds s"
+    # 2 GiB and 10 s for one input: hanging and hoarding are faults too.
+    if ! cargo +nightly fuzz run --fuzz-dir tests/fuzz "$target" -- \
+        -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 -print_final_stats=0 >target/fuzz-"$target".log 2>&1; then
+      tail -40 target/fuzz-"$target".log
+      exit 1
+    fi
+    grep -E '^(Done|#[0-9]+.*DONE)' target/fuzz-"$target".log || tail -2 target/fuzz-"$target".log
+  done
+else
+  echo "skipped: no nightly toolchain"
+fi
+
+say "all of it passed in $((SECONDS - started)) s"
