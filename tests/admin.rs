@@ -5,14 +5,6 @@
     clippy::indexing_slicing,
     reason = "test code: a failed assumption is a failed test"
 )]
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "the helpers of tests may fail loudly; clippy recognises only functions marked as tests"
-)]
-
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
