@@ -104,9 +104,17 @@ impl Opening<'_> {
     async fn stream(&mut self, mut socket: Socket, deadline: Instant) -> Result<Stream, CloseReason> {
         let eviction = self.permit.eviction();
         if self.permit.source() == Source::Pending {
-            tokio::select! {
+            let refused = tokio::select! {
                 header = self.proxy_header(&mut socket, deadline) => header?,
                 () = eviction.evicted() => return Err(CloseReason::Evicted),
+            };
+            if let Some(reject) = refused {
+                // It keeps its place among the strangers meanwhile, so as many at most are told at the same time.
+                tokio::select! {
+                    () = refuse(socket, self.settings, reject) => {}
+                    () = eviction.evicted() => {}
+                }
+                return Err(CloseReason::Rejected);
             }
         }
         let Some(config) = &self.settings.tls else {
@@ -141,9 +149,14 @@ impl Opening<'_> {
         }
     }
 
-    async fn proxy_header(&mut self, socket: &mut Socket, deadline: Instant) -> Result<(), CloseReason> {
+    /// Reads the header; the limit that the client's true source has reached, if any.
+    async fn proxy_header(
+        &mut self,
+        socket: &mut Socket,
+        deadline: Instant,
+    ) -> Result<Option<Reject>, CloseReason> {
         let Socket::Tcp(stream) = socket else {
-            return Ok(());
+            return Ok(None);
         };
         let header = tokio::time::timeout_at(deadline.into(), net::read_proxy_header(stream)).await;
         match header {
@@ -156,13 +169,13 @@ impl Opening<'_> {
             Err(_) => return Err(CloseReason::AuthTimeout),
         }
         let Some(address) = self.peer.ip() else {
-            return Ok(());
+            return Ok(None);
         };
-        if let Err(reject) = self.permit.set_source(Source::from(address)) {
+        let refused = self.permit.set_source(Source::from(address)).err();
+        if let Some(reject) = refused {
             self.listener.rejected(reject, &self.peer);
-            return Err(CloseReason::Rejected);
         }
-        Ok(())
+        Ok(refused)
     }
 }
 
