@@ -97,13 +97,7 @@ const STRICT: &[&str] = &[
 ];
 
 fn refusal(command: &str) -> String {
-    // The one that is a matter of arguments: the command itself may be used.
-    let why = if command == "client|tracking" {
-        " with these arguments"
-    } else {
-        ""
-    };
-    format!("-NOPERM User app has no permissions to run the '{command}' command{why}")
+    format!("-NOPERM User app has no permissions to run the '{command}' command")
 }
 
 /// The numbers that would change if a refused command had reached Redis.

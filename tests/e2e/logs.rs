@@ -4,6 +4,8 @@ use std::io::Read;
 use std::process::Command;
 use std::process::Stdio;
 
+use serde_json::Value as Json;
+
 use super::support::APP_PASSWORD;
 use super::support::APP_PASSWORD_2;
 use super::support::Authority;
@@ -38,6 +40,9 @@ fn talk(mut client: Client) {
         &["KEYS", SAMPLE_KEY],
         &["EVAL", "return redis.call('NOSUCH', ARGV[1])", "0", SAMPLE_VALUE],
         &["EVAL", SAMPLE_VALUE, "0"],
+        &[APP_PASSWORD, "app"],
+        &["CLIENT", SAMPLE_VALUE],
+        &["AUTH", "root", APP_PASSWORD],
         &["MULTI"],
         &["AUTH", "app", APP_PASSWORD],
         &["EXEC"],
@@ -60,6 +65,7 @@ fn no_secret_key_or_value_is_written_at_any_level() {
         let setup = Setup::new(&redis)
             .env("KEYWARD_LOG", filter)
             .tls(&ca.server("server"), "")
+            .expect("reload_failed")
             .any_target();
         let keyward = setup.start();
         let config = ca.client_config(None);
@@ -72,6 +78,12 @@ fn no_secret_key_or_value_is_written_at_any_level() {
             .setup()
             .write("app.secret", &format!("{APP_PASSWORD_2}\n"));
         keyward.reload();
+        let text = keyward.setup().text();
+        keyward.overwrite_config(&format!(
+            "{text}\n[[user]]\nname = \"x\"\npassword = {APP_PASSWORD:?}\n"
+        ));
+        keyward.signal("HUP");
+        keyward.wait_event("reload_failed");
         // The guard searches the whole output.
     }
 }
@@ -100,23 +112,73 @@ fn no_secret_is_written_when_everything_is_plaintext_and_odd() {
 }
 
 #[test]
-fn the_lines_have_the_promised_shape() {
+fn every_line_is_an_object_of_one_shape() {
+    let redis = Redis::start();
+    let mut keyward = Keyward::start(&redis);
+    assert_eq!(keyward.app().call("SET a 1"), "+OK");
+    keyward.stop();
+    let text = keyward.text();
+    assert!(text.lines().count() >= 6, "{text}");
+    for line in text.lines() {
+        let json: Json = serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+        for field in ["timestamp", "level", "target", "event"] {
+            assert!(json[field].is_string(), "{field} in {line}");
+        }
+        assert!(json["timestamp"].as_str().unwrap().ends_with('Z'), "UTC: {line}");
+        assert!(!line.contains('\u{1b}'), "no colours: {line}");
+    }
+    for event in ["listening", "admin_listening", "ready", "draining", "stopped"] {
+        assert_eq!(keyward.events(event).len(), 1, "{event}:\n{text}");
+    }
+    let listening = &keyward.events("listening")[0];
+    assert_eq!(listening["listener"], "main");
+    assert_eq!(listening["upstream"], "main");
+    assert_eq!(listening["tls"], false);
+    assert_eq!(listening["login"], true);
+}
+
+#[test]
+fn the_connection_to_redis_is_announced_without_its_credential() {
     let redis = Redis::start_tcp();
-    let keyward = Setup::to_url(&redis.tcp_url()).start();
+    let keyward = Setup::to_url(&format!("redis://127.0.0.1:{}/5", redis.port())).start();
+    assert_eq!(keyward.app().call("PING"), "+PONG");
     let line = keyward.wait_event("redis_connection_initialized");
-    assert_eq!(line["url"], format!("127.0.0.1:{}/0", redis.port()));
+    assert_eq!(line["url"], format!("127.0.0.1:{}/5", redis.port()));
     assert_eq!(line["upstream"], "main");
     assert_eq!(line["level"], "INFO");
-    assert!(line["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
-    let line = keyward.wait_event("listening");
-    assert_eq!(line["listener"], "main");
-    keyward.connect().call_args(&["AUTH", "app", WRONG_PASSWORD]);
+    // Once, not with every connection.
+    for _ in 0..5 {
+        assert_eq!(keyward.app().call("GET a"), "$-1");
+    }
+    assert_eq!(keyward.events("redis_connection_initialized").len(), 1);
+}
+
+#[test]
+fn security_events_name_who_and_why() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    let mut client = keyward.connect();
+    let here = client.socket().local_addr().unwrap().to_string();
+    client.call_args(&["AUTH", "app", WRONG_PASSWORD]);
     let line = keyward.wait_event("auth_failed");
     assert_eq!(line["target"], "keyward::audit");
-    assert_eq!(line["reason"], "bad_password");
-    assert_eq!(line["user"], "app");
+    assert_eq!(line["level"], "WARN");
     assert_eq!(line["listener"], "main");
-    assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    assert_eq!(line["peer"], here);
+    assert_eq!(line["user"], "app");
+    assert_eq!(line["reason"], "bad_password");
+    client = client.login("app", APP_PASSWORD);
+    assert!(
+        client
+            .call_args(&["CONFIG", "SET", "requirepass", SAMPLE_VALUE])
+            .starts_with("-NOPERM ")
+    );
+    let line = keyward.wait_event("command_denied");
+    assert_eq!(line["target"], "keyward::audit");
+    assert_eq!(line["peer"], here);
+    assert_eq!(line["user"], "app");
+    assert_eq!(line["cmd"], "config|set");
+    assert_eq!(line["reason"], "command");
 }
 
 #[test]

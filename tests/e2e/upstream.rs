@@ -394,37 +394,41 @@ fn no_credential_is_said_back_by_a_server_that_repeats_it() {
 #[test]
 fn the_certificate_of_the_upstream_is_verified() {
     let (ca, other) = (Authority::new("ca"), Authority::new("other"));
+    let elsewhere = Wish::server("name").names(&["redis.example"]);
     let cases = [
-        ("good", ca.server("good"), &ca, true),
-        ("chain", ca.intermediate("below").server("chain"), &ca, true),
-        ("expired", ca.issue(Wish::server("expired").expired()), &ca, false),
-        (
-            "name",
-            ca.issue(Wish::server("name").names(&["redis.example"])),
-            &ca,
-            false,
-        ),
-        ("unknown", other.server("unknown"), &ca, false),
-        ("client", ca.client("localhost"), &ca, false),
+        (ca.server("good"), None),
+        (ca.intermediate("below").server("chain"), None),
+        (ca.issue(Wish::server("expired").expired()), Some("tls_expired")),
+        (ca.issue(elsewhere), Some("tls_wrong_name")),
+        (other.server("unknown"), Some("tls_untrusted")),
     ];
-    for (name, identity, trusted, good) in cases {
+    for (identity, fault) in cases {
         let redis = Redis::with_password().tls(&identity, &ca.file()).start();
-        let mut setup = Setup::to_url(&format!("rediss://localhost:{}/0", redis.tls_port()))
-            .upstream(&format!("ca_file = {:?}", trusted.file()));
-        if !good {
-            setup = setup.expect("redis_connection_failed");
-        }
-        let keyward = setup.start();
-        if good {
-            assert_eq!(keyward.app().call("SET a 1"), "+OK", "{name}");
-        } else {
-            assert_first_command(&keyward, UNREACHABLE);
-            let failed = keyward.wait_event("redis_connection_failed");
-            assert_eq!(failed["level"], "ERROR", "{name}: {failed}");
-            let failures = keyward.metric("keyward_upstream_connect_failures_total", &[]);
-            assert!(failures >= 1.0, "{name}");
-            // The one that asks has logged in itself.
-            assert_eq!(redis.calls("auth"), 1, "{name}: the credential was not sent");
+        let keyward = Setup::to_url(&format!("rediss://localhost:{}/2", redis.tls_port()))
+            .upstream(&format!("ca_file = {:?}", ca.file()))
+            .expect(if fault.is_some() {
+                "redis_connection_failed"
+            } else {
+                "nothing"
+            })
+            .start();
+        match fault {
+            None => {
+                assert_eq!(keyward.app().call("SET a 1"), "+OK");
+                let mut direct = redis.client();
+                assert_eq!(direct.call("SELECT 2"), "+OK");
+                assert_eq!(direct.call("GET a"), "$1");
+            }
+            Some(reason) => {
+                assert_first_command(&keyward, UNREACHABLE);
+                let failed = keyward.wait_event("redis_connection_failed");
+                assert_eq!(failed["level"], "ERROR", "{failed}");
+                assert_eq!(failed["reason"], reason, "{failed}");
+                let labels = [("upstream", "main"), ("reason", reason)];
+                assert!(keyward.metric("keyward_upstream_connect_failures_total", &labels) >= 1.0);
+                // The one that asks has logged in itself.
+                assert_eq!(redis.calls("auth"), 1, "{reason}: the credential was not sent");
+            }
         }
     }
 }
