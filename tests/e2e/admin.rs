@@ -1,192 +1,432 @@
-//! The admin listener: what orchestrators and Prometheus see.
+//! Metrics, health, exit codes: what an operator sees of what clients do.
 
-use std::io::Read;
+use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::TcpStream;
+use std::process::Command;
+use std::process::Stdio;
 
 use super::support::APP_PASSWORD;
+use super::support::Authority;
+use super::support::Client;
 use super::support::Keyward;
-use super::support::PATIENCE;
 use super::support::Redis;
+use super::support::SAMPLE_KEY;
+use super::support::SAMPLE_VALUE;
 use super::support::Setup;
 use super::support::WRONG_PASSWORD;
 use super::support::eventually;
 use super::support::keyward::command_line;
 
-/// `keyward healthcheck` against this admin address.
-fn healthcheck(address: &str) -> (i32, String) {
-    let (code, out, err) = command_line(&["healthcheck"], &[("KEYWARD_ADMIN", address)], "");
-    (code, format!("{out}{err}"))
-}
-
-fn wait_ready(keyward: &Keyward) {
-    eventually("readiness", || (keyward.page("/readyz").0 == 200).then_some(()));
-}
-
 #[test]
-fn the_pages_say_how_things_are() {
-    let mut redis = Redis::start();
-    let keyward = Setup::new(&redis)
-        .expect("redis_connection_failed")
-        .expect("upstream_closed")
-        .start();
-    assert_eq!(keyward.page("/livez"), (200, r#"{"status":"ok"}"#.to_owned()));
-    wait_ready(&keyward);
-    for path in ["/readyz", "/healthz", "/readyz?verbose=1"] {
-        let healthy = (200, r#"{"status":"ok","redis":"healthy"}"#.to_owned());
-        assert_eq!(keyward.page(path), healthy, "{path}");
-    }
-    assert_eq!(keyward.page("/").0, 404);
-    assert_eq!(keyward.page("/config").0, 404);
-    redis.kill();
-    let down = (503, r#"{"status":"degraded","redis":"unhealthy"}"#.to_owned());
-    eventually("Redis is seen to be down", || {
-        (keyward.page("/readyz") == down).then_some(())
-    });
-    assert_eq!(keyward.page("/livez").0, 200, "a restart would not help");
-    keyward.wait_metric("keyward_upstream_up", &[("upstream", "main")], 0.0);
-    redis.restart();
-    wait_ready(&keyward);
-    keyward.wait_metric("keyward_upstream_up", &[("upstream", "main")], 1.0);
-}
-
-#[test]
-fn only_reading_is_possible() {
-    let redis = Redis::start();
-    let keyward = Keyward::start(&redis);
-    for method in ["POST", "PUT", "DELETE"] {
-        let mut stream = TcpStream::connect(keyward.admin_address()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(
-            stream,
-            "{method} /metrics HTTP/1.1\r\nHost: keyward\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 405 "), "{method}: {answer}");
-    }
-}
-
-#[test]
-fn refused_logins_are_counted_by_reason() {
+fn failed_logins_are_counted_by_user_and_reason() {
     let redis = Redis::start();
     let keyward = Setup::new(&redis)
-        .user("off", super::support::APP_PASSWORD_2, "acl = \"off +@all ~* &*\"")
+        .user("gone", APP_PASSWORD, "acl = \"off +@all ~* &*\"")
         .start();
     let count = |user: &str, reason: &str| {
-        keyward.metric(
-            "keyward_auth_failures_total",
-            &[("listener", "main"), ("user", user), ("reason", reason)],
-        )
+        let labels = [("listener", "main"), ("user", user), ("reason", reason)];
+        keyward.metric("keyward_auth_failures_total", &labels)
     };
-    assert_eq!(
-        count("app", "bad_password"),
-        0.0,
-        "the series is there before anything happens"
-    );
-    assert_eq!(count("", "unknown_user"), 0.0);
-    let mut client = keyward.connect();
-    for _ in 0..2 {
-        client.call_args(&["AUTH", "app", WRONG_PASSWORD]);
-    }
-    client.call_args(&["AUTH", "somebody-else", APP_PASSWORD]);
-    client.call_args(&["AUTH", "off", super::support::APP_PASSWORD_2]);
-    assert_eq!(client.call_args(&["AUTH", "app", APP_PASSWORD]), "+OK");
-    for (user, reason, wanted) in [
-        ("app", "bad_password", 2.0),
-        ("", "unknown_user", 1.0),
-        ("off", "user_disabled", 1.0),
+    // Everything that can happen is there from the start: else the first failure would be no increase.
+    for (user, reason) in [
+        ("", "no_credentials"),
+        ("", "unknown_user"),
+        ("", "timeout"),
+        ("", "locked_out"),
+        ("", "malformed"),
+        ("", "client_cert_missing"),
+        ("app", "bad_password"),
+        ("gone", "user_disabled"),
     ] {
-        keyward.wait_metric(
-            "keyward_auth_failures_total",
-            &[("user", user), ("reason", reason)],
-            wanted,
-        );
+        assert_eq!(count(user, reason), 0.0, "{user} {reason}");
     }
-    keyward.wait_metric("keyward_auth_attempts_total", &[("method", "password")], 5.0);
-    let (_, page) = keyward.page("/metrics");
+    let mut client = keyward.connect();
+    client.call("PING");
+    client.call("GET a");
+    assert_eq!(count("", "no_credentials"), 1.0, "once a connection");
+    client.call_args(&["AUTH", "app", WRONG_PASSWORD]);
+    client.call_args(&["AUTH", "nobody", WRONG_PASSWORD]);
+    client.call_args(&["AUTH", "nobody else", WRONG_PASSWORD]);
+    client.call_args(&["AUTH", "gone", APP_PASSWORD]);
+    let mut client = keyward.connect();
+    client.call_args(&["HELLO", "3", "AUTH", "app", WRONG_PASSWORD]);
+    assert_eq!(client.call_args(&["AUTH", "app", APP_PASSWORD]), "+OK");
+    assert_eq!(count("app", "bad_password"), 2.0);
+    assert_eq!(count("", "unknown_user"), 2.0);
+    assert_eq!(count("gone", "user_disabled"), 1.0);
+    let attempts = keyward.metric("keyward_auth_attempts_total", &[("method", "password")]);
+    assert_eq!(attempts, 6.0, "granted or refused");
+    let (_, text) = keyward.page("/metrics");
     assert!(
-        !page.contains("somebody-else"),
-        "names that strangers choose are no labels"
+        !text.contains("nobody"),
+        "a client cannot make a series or a label"
     );
 }
 
 #[test]
-fn denied_commands_are_counted_by_user_and_command() {
+fn denied_and_forwarded_commands_are_counted_by_the_tables_names() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
-    for line in ["FLUSHALL", "FLUSHALL", "CONFIG GET maxmemory", "NOSUCHCOMMAND a"] {
-        assert!(client.call(line).starts_with('-'), "{line}");
+    for line in ["FLUSHALL", "flushall", "CONFIG GET x", "XYZZY", "PLUGH"] {
+        client.call(line);
     }
-    for (command, wanted) in [("flushall", 2.0), ("config|get", 1.0)] {
-        keyward.wait_metric(
-            "keyward_commands_denied_total",
-            &[("user", "app"), ("cmd", command), ("reason", "command")],
-            wanted,
-        );
+    for line in ["SET a 1", "GET a", "get a", "CLIENT ID"] {
+        client.call(line);
     }
-    let (_, page) = keyward.page("/metrics");
+    let denied = |cmd: &str| {
+        let labels = [("user", "app"), ("cmd", cmd), ("reason", "command")];
+        keyward.metric("keyward_commands_denied_total", &labels)
+    };
+    assert_eq!(denied("flushall"), 2.0);
+    assert_eq!(denied("config|get"), 1.0);
+    assert_eq!(denied("_other"), 2.0);
+    let forwarded = |cmd: &str| keyward.metric("keyward_commands_total", &[("cmd", cmd)]);
+    assert_eq!(forwarded("get"), 2.0);
+    assert_eq!(forwarded("set"), 1.0);
+    assert_eq!(forwarded("client|id"), 1.0);
+    assert_eq!(forwarded("flushall"), 0.0);
+    let (_, text) = keyward.page("/metrics");
+    assert!(!text.to_lowercase().contains("xyzzy"));
+    let event = keyward.wait_event_where("command_denied", |line| line["cmd"] == "config|get");
+    assert_eq!(event["user"], "app");
+    assert_eq!(event["reason"], "command");
+    assert_eq!(event["listener"], "main");
     assert!(
-        !page.to_ascii_lowercase().contains("nosuchcommand"),
-        "nor are unknown commands labels"
+        event["peer"].as_str().unwrap().starts_with("127.0.0.1:"),
+        "{event}"
     );
 }
 
 #[test]
-fn connections_and_commands_are_counted() {
+fn traffic_and_connections_are_counted() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
-    let main = [("listener", "main")];
+    let listener = [("listener", "main")];
     let mut client = keyward.app();
-    let stranger = keyward.connect();
-    for _ in 0..3 {
-        assert_eq!(client.call("INCR a").chars().next(), Some(':'));
+    for _ in 0..100 {
+        client.call("GET a");
     }
-    assert!(client.call("LPUSH a x").starts_with("-WRONGTYPE "));
-    keyward.wait_metric("keyward_connections_open", &main, 2.0);
-    keyward.wait_metric("keyward_connections_unauthenticated", &main, 1.0);
-    keyward.wait_metric("keyward_connections_total", &main, 2.0);
-    keyward.wait_metric(
-        "keyward_commands_total",
-        &[("listener", "main"), ("cmd", "incr")],
-        3.0,
+    assert_eq!(keyward.metric("keyward_connections_open", &listener), 1.0);
+    assert_eq!(keyward.metric("keyward_connections_total", &listener), 1.0);
+    assert_eq!(keyward.metric("keyward_connections_max", &listener), 1_000.0);
+    assert_eq!(
+        keyward.metric("keyward_command_duration_seconds_count", &listener),
+        100.0
     );
-    drop(stranger);
-    assert_eq!(client.call("QUIT"), "+OK");
-    keyward.wait_metric("keyward_connections_open", &main, 0.0);
-    keyward.wait_metric("keyward_connections_unauthenticated", &main, 0.0);
-    keyward.wait_metric("keyward_connections_closed_total", &[("reason", "quit")], 1.0);
-    keyward.wait_metric("keyward_panics_total", &[], 0.0);
-    let (_, page) = keyward.page("/metrics");
-    assert!(
-        page.lines().any(|line| line.starts_with("keyward_build_info{")),
-        "{page}"
+    let side = |name: &str, side: &str| keyward.metric(name, &[("listener", "main"), ("side", side)]);
+    assert!(side("keyward_network_received_bytes_total", "client") >= 2_000.0);
+    assert!(side("keyward_network_sent_bytes_total", "client") >= 500.0);
+    assert!(side("keyward_network_received_bytes_total", "upstream") >= 500.0);
+    assert!(side("keyward_network_sent_bytes_total", "upstream") >= 2_000.0);
+    assert!(keyward.metric("keyward_upstream_connections_open", &[("upstream", "main")]) >= 1.0);
+    drop(client);
+    keyward.wait_metric("keyward_connections_open", &listener, 0.0);
+    let ended = [("listener", "main"), ("reason", "client_closed")];
+    keyward.wait_metric("keyward_connections_closed_total", &ended, 1.0);
+    for name in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_max_fds",
+        "process_start_time_seconds",
+    ] {
+        assert!(keyward.metric(name, &[]) > 0.0, "{name}");
+    }
+    assert_eq!(keyward.metric("keyward_build_info", &[]), 1.0);
+}
+
+/// The families of OPS: those who alert on them rely on the names.
+const FAMILIES: &[&str] = &[
+    "keyward_auth_failures_total",
+    "keyward_auth_attempts_total",
+    "keyward_upstream_auth_failures_total",
+    "keyward_auth_lockouts_total",
+    "keyward_auth_locked_sources",
+    "keyward_commands_denied_total",
+    "keyward_user_credential_changed_timestamp_seconds",
+    "keyward_upstream_credential_changed_timestamp_seconds",
+    "keyward_connections_open",
+    "keyward_connections_max",
+    "keyward_connections_total",
+    "keyward_connections_rejected_total",
+    "keyward_connections_closed_total",
+    "keyward_commands_total",
+    "keyward_error_replies_total",
+    "keyward_command_duration_seconds",
+    "keyward_network_received_bytes_total",
+    "keyward_network_sent_bytes_total",
+    "keyward_protocol_errors_total",
+    "keyward_tls_handshakes_total",
+    "keyward_tls_handshake_failures_total",
+    "keyward_tls_handshake_duration_seconds",
+    "keyward_tls_certificate_not_after_timestamp_seconds",
+    "keyward_upstream_up",
+    "keyward_upstream_connections_open",
+    "keyward_upstream_connects_total",
+    "keyward_upstream_connect_failures_total",
+    "keyward_upstream_connect_duration_seconds",
+    "keyward_build_info",
+    "keyward_config_last_reload_successful",
+    "keyward_config_last_reload_success_timestamp_seconds",
+    "keyward_config_reloads_total",
+    "keyward_audit_events_dropped_total",
+    "keyward_log_messages_total",
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_open_fds",
+    "process_max_fds",
+    "process_start_time_seconds",
+];
+
+#[test]
+fn every_family_is_there_from_the_start_and_promtool_is_content() {
+    let ca = Authority::new("ca");
+    let redis = Redis::start();
+    let keyward = Setup::new(&redis).tls(&ca.server("server"), "").start();
+    let (_, text) = keyward.page("/metrics");
+    let families: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .filter_map(|rest| rest.split(' ').next())
+        .collect();
+    for name in FAMILIES {
+        assert!(families.contains(name), "{name} is missing");
+    }
+    for name in &families {
+        let prefixed = name.starts_with("keyward_") || name.starts_with("process_");
+        assert!(prefixed, "{name}");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+    }
+    // The help texts of the list are a promise too: a family without any series would show neither.
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is needed: run tests/run.sh, which installs it");
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
     );
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    // The set of series does not grow with what clients do (but for commands, which are a closed table).
+    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    let config = ca.client_config(None);
+    let mut client = Client::tls(keyward.address(), &config).unwrap();
+    for name in ["a", "b", "c"] {
+        client.call_args(&["AUTH", name, WRONG_PASSWORD]);
+    }
+    client.call_args(&["AUTH", "app", APP_PASSWORD]);
+    for line in ["XYZZY", "KEYS *", "SET a 1", "LPUSH a b", "EVAL error('x') 0"] {
+        client.call(line);
+    }
+    let (_, text) = keyward.page("/metrics");
+    let now = text.lines().filter(|line| !line.starts_with('#')).count();
+    assert!(now <= series + 8, "{series} series became {now}");
 }
 
 #[test]
-fn healthcheck_is_zero_or_one() {
+fn health_is_told_in_the_body_too() {
     let mut redis = Redis::start();
-    let mut keyward = Setup::new(&redis)
-        .expect("redis_connection_failed")
-        .expect("upstream_closed")
-        .start();
-    let address = keyward.admin_address().to_string();
-    wait_ready(&keyward);
-    let (code, text) = healthcheck(&address);
-    assert_eq!(code, 0, "{text}");
-    assert!(text.starts_with("healthy"), "{text}");
+    let keyward = Setup::new(&redis).expect("redis_connection_failed").start();
+    let ready = |status: u16, body: &str| {
+        eventually(&format!("{status} {body}"), || {
+            let (now, text) = keyward.page("/readyz");
+            ((now, text.trim()) == (status, body)).then_some(())
+        });
+    };
+    ready(200, "{\"status\":\"ok\",\"redis\":\"healthy\"}");
+    let live = keyward.page("/livez");
+    assert_eq!((live.0, live.1.trim()), (200, "{\"status\":\"ok\"}"));
     redis.kill();
-    eventually("Redis is seen to be down", || {
-        (keyward.page("/readyz").0 == 503).then_some(())
+    ready(503, "{\"status\":\"degraded\",\"redis\":\"unhealthy\"}");
+    assert_eq!(keyward.page("/livez").0, 200, "a restart would not help");
+    redis.restart();
+    ready(200, "{\"status\":\"ok\",\"redis\":\"healthy\"}");
+    for path in ["/", "/metrics/", "/quit", "/debug", "/readyz/x", "/..%2f"] {
+        assert_eq!(keyward.page(path).0, 404, "{path}");
+    }
+}
+
+#[test]
+fn readiness_writes_nothing_into_redis() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    eventually("a healthy answer", || {
+        (keyward.page("/readyz").0 == 200).then_some(())
     });
-    let (code, text) = healthcheck(&address);
-    assert_eq!(code, 1, "{text}");
-    assert!(text.starts_with("unhealthy"), "{text}");
+    assert_eq!(redis.client().call("DBSIZE"), ":0");
+    assert_eq!(redis.calls("incr"), 0);
+}
+
+fn healthcheck(keyward: &Keyward) -> (i32, String) {
+    let file = keyward.setup().config_file();
+    let admin = keyward.admin_address().to_string();
+    let args = ["healthcheck", "--config", file.to_str().unwrap()];
+    let (code, _, err) = command_line(&args, &[("KEYWARD_ADMIN", &admin)], "");
+    (code, err)
+}
+
+#[test]
+fn the_healthcheck_command_knows_zero_and_one_only() {
+    let mut redis = Redis::start();
+    let mut keyward = Setup::new(&redis).expect("redis_connection_failed").start();
+    eventually("a healthy answer", || {
+        (healthcheck(&keyward).0 == 0).then_some(())
+    });
+    redis.kill();
+    let said = eventually("an unhealthy answer", || {
+        let (code, said) = healthcheck(&keyward);
+        (code == 1).then_some(said)
+    });
+    assert!(said.contains("unhealthy"), "{said}");
+    let admin = keyward.admin_address().to_string();
     keyward.stop();
-    let (code, text) = healthcheck(&address);
-    assert_eq!(code, 1, "{text}");
-    assert!(text.contains(&address), "{text}");
+    let (code, _, err) = command_line(&["healthcheck"], &[("KEYWARD_ADMIN", &admin)], "");
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains(&admin), "which address did not answer: {err}");
+}
+
+#[test]
+fn exit_codes_are_as_documented() {
+    let usage: &[&[&str]] = &[&["nosuch"], &["run", "--nosuch"], &[], &["chekc"]];
+    for args in usage {
+        let (code, _, err) = command_line(args, &[], "");
+        assert_eq!(code, 64, "{args:?}: {err}");
+    }
+    let (_, _, err) = command_line(&["chekc"], &[], "");
+    assert!(err.contains("check"), "what was meant: {err}");
+    let (code, out, _) = command_line(&["--help"], &[], "");
+    assert_eq!(code, 0);
+    assert!(out.lines().count() <= 40, "help fits one screen: {out}");
+    for word in [
+        "run",
+        "check",
+        "dev",
+        "healthcheck",
+        "gen-password",
+        "hash-password",
+        "dev-certs",
+    ] {
+        assert!(out.contains(word), "{word} is missing in: {out}");
+    }
+    let (code, out, _) = command_line(&["--version"], &[], "");
+    assert_eq!(code, 0);
+    assert!(out.starts_with("keyward "), "{out}");
+    let (code, _, err) = command_line(&["run"], &[], "");
+    assert_eq!(code, 78, "{err}");
+    assert!(err.contains("REDIS_URL"), "the way out is named: {err}");
+    let (code, _, err) = command_line(&["run", "--config", "/nonexistent/keyward.toml"], &[], "");
+    assert_eq!(code, 78, "{err}");
+    assert!(err.contains("/nonexistent/keyward.toml"), "{err}");
+}
+
+#[test]
+fn check_finds_every_fault_at_once() {
+    let redis = Redis::start();
+    let setup = Setup::new(&redis)
+        .server("max_conections = 7")
+        .listener("upstream = \"mian\"")
+        .user_line("app", "acl = \"+nosuchcommand ~*\"")
+        .login("timeout = \"ten\"");
+    let file = setup.config_file();
+    std::fs::write(&file, setup.text()).unwrap();
+    let (code, out, err) = command_line(&["check", "--config", file.to_str().unwrap()], &[], "");
+    let text = format!("{out}{err}");
+    assert_eq!(code, 78, "{text}");
+    for part in [
+        "max_conections",
+        "max_connections",
+        "mian",
+        "did you mean",
+        "nosuchcommand",
+        "ten",
+        "keyward.toml:",
+    ] {
+        assert!(text.contains(part), "{part} is missing in:\n{text}");
+    }
+    let errors = text.matches("error[KW").count();
+    assert!(errors >= 4, "{errors} errors in:\n{text}");
+    assert!(!text.contains(APP_PASSWORD), "{text}");
+}
+
+#[test]
+fn check_is_content_with_what_runs_and_shows_no_secret() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    let file = keyward.setup().config_file();
+    let args = ["check", "--show", "--config", file.to_str().unwrap()];
+    let (code, out, err) = command_line(&args, &[], "");
+    assert_eq!(code, 0, "{out}{err}");
+    for secret in super::support::SECRETS {
+        assert!(!out.contains(secret) && !err.contains(secret), "{secret}");
+    }
+    assert!(
+        out.contains("max_connections"),
+        "every effective value is shown: {out}"
+    );
+}
+
+#[test]
+fn passwords_are_made_and_hashed() {
+    let (code, one, _) = command_line(&["gen-password"], &[], "");
+    let (_, two, _) = command_line(&["gen-password"], &[], "");
+    assert_eq!(code, 0);
+    assert_ne!(one, two);
+    assert!(one.trim().len() >= 43, "256 bits in base64url: {one:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("new.secret");
+    let args = ["gen-password", "--write", file.to_str().unwrap()];
+    let (code, out, err) = command_line(&args, &[], "");
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(out, "", "a password that is written is not shown");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let (code, _, _) = command_line(&args, &[], "");
+    assert_ne!(code, 0, "an existing file is not overwritten");
+    let (code, hash, _) = command_line(&["hash-password"], &[], "abc\n");
+    assert_eq!(code, 0);
+    let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(hash.trim(), format!("sha256:{known}"));
+}
+
+#[test]
+fn development_certificates_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("made");
+    let (code, _, err) = command_line(&["dev-certs", "--out", out.to_str().unwrap()], &[], "");
+    assert_eq!(code, 0, "{err}");
+    let mut keys = 0;
+    for entry in std::fs::read_dir(&out).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        if text.contains("PRIVATE KEY") {
+            keys += 1;
+            let metadata = std::fs::metadata(&path).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
+            assert_eq!(mode & 0o077, 0, "{}", path.display());
+        }
+    }
+    assert!(keys >= 2, "server and client at least");
+}
+
+#[test]
+fn a_value_is_never_a_label() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    let mut client = keyward.app();
+    assert_eq!(client.call_args(&["SET", SAMPLE_KEY, SAMPLE_VALUE]), "+OK");
+    client.call_args(&[SAMPLE_KEY, SAMPLE_VALUE]);
+    client.call_args(&["CONFIG", "SET", SAMPLE_KEY, SAMPLE_VALUE]);
+    client.call_args(&["CONFIG", SAMPLE_VALUE]);
+    client.call_args(&["LPUSH", SAMPLE_KEY, SAMPLE_VALUE]);
+    client.call_args(&["EVAL", "return redis.error_reply(ARGV[1])", "0", SAMPLE_VALUE]);
+    keyward.connect().call_args(&["AUTH", SAMPLE_KEY, SAMPLE_VALUE]);
+    // The guard searches this page for both.
+    keyward.page("/metrics");
 }

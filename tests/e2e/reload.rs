@@ -1,211 +1,389 @@
-//! Reloading while clients are connected (rules A-11, F-22, F-23).
+//! Changing everything while it runs: SIGHUP, changed files, and what a fault leaves as it was (F-21 to F-23, F-41, A-11).
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::thread;
 
 use super::support::APP_PASSWORD;
 use super::support::APP_PASSWORD_2;
+use super::support::Authority;
+use super::support::Client;
 use super::support::Keyward;
+use super::support::ROOT_PASSWORD;
 use super::support::Redis;
 use super::support::Setup;
 use super::support::eventually;
 use super::support::open_descriptors;
 use super::support::proc_status;
+use super::support::words;
 
-fn wait_failed(keyward: &Keyward, before: usize) -> serde_json::Value {
-    eventually("a refused reload", || {
-        keyward.events("reload_failed").get(before).cloned()
-    })
-}
-
-/// Two audit lines are part of a reload that ends sessions or is refused.
-fn setup(redis: &Redis) -> Setup {
-    Setup::new(redis)
-        .expect("sessions_closed")
-        .expect("reload_failed")
-        .expect("config_refused")
+fn new_password(keyward: &Keyward, password: &str) -> String {
+    keyward.connect().call_args(&["AUTH", "app", password])
 }
 
 #[test]
-fn a_new_user_may_log_in_after_a_reload() {
+fn users_come_and_go_with_sighup() {
     let redis = Redis::start();
-    let mut keyward = setup(&redis).start();
-    let mut client = keyward.connect();
-    assert!(
-        client
-            .call_args(&["AUTH", "late", APP_PASSWORD_2])
-            .starts_with("-WRONGPASS ")
+    let mut keyward = Keyward::start(&redis);
+    let mut app = keyward.app();
+    let mut root = keyward.root();
+    assert_eq!(app.call("SET a 1"), "+OK");
+    keyward.change(|setup| {
+        setup
+            .without_user("app")
+            .user("late", APP_PASSWORD_2, "acl = \"strict\"")
+    });
+    assert_eq!(
+        app.call("GET a"),
+        "$1",
+        "a file that is only written changes nothing"
     );
-    let mut old = keyward.app();
-    keyward.change(|setup| setup.user("late", APP_PASSWORD_2, "acl = \"safe\""));
     keyward.reload();
+    // Whose user is gone is gone.
+    app.expect_closed();
+    assert_eq!(root.call("GET a"), "$1", "others are not disturbed");
+    let reply = keyward.connect().call_args(&["AUTH", "app", APP_PASSWORD]);
+    assert!(reply.starts_with("-WRONGPASS "), "{reply}");
     let mut late = keyward.connect().login("late", APP_PASSWORD_2);
-    assert_eq!(late.call("SET a 1"), "+OK");
-    assert_eq!(old.call("GET a"), "$1", "who was there stays");
-    keyward.wait_metric("keyward_config_reloads_total", &[("result", "success")], 1.0);
-}
-
-#[test]
-fn the_sessions_of_a_removed_user_are_closed() {
-    let redis = Redis::start();
-    let mut keyward = setup(&redis).start();
-    let mut gone = keyward.app();
-    assert_eq!(gone.call("SET a 1"), "+OK");
-    let mut blocked = keyward.app();
-    blocked.send(&super::support::words("BLPOP none 0"));
-    let mut subscribed = keyward.app();
-    assert_eq!(subscribed.call("SUBSCRIBE news"), "*[$subscribe, $news, :1]");
-    let mut stays = keyward.root();
-    assert_eq!(stays.call("GET a"), "$1");
-    keyward.change(|setup| setup.without_user("app"));
-    keyward.reload();
-    gone.expect_closed();
-    blocked.expect_closed();
-    subscribed.expect_closed();
-    assert_eq!(stays.call("GET a"), "$1");
-    assert!(
-        keyward
-            .connect()
-            .call_args(&["AUTH", "app", APP_PASSWORD])
-            .starts_with("-WRONGPASS ")
+    assert_eq!(late.call("GET a"), "$1");
+    assert!(late.call("SELECT 1").starts_with("-NOPERM "));
+    let reason = [("reason", "credential_removed")];
+    keyward.wait_metric("keyward_connections_closed_total", &reason, 1.0);
+    assert_eq!(keyward.metric("keyward_config_last_reload_successful", &[]), 1.0);
+    assert_eq!(
+        keyward.metric("keyward_config_reloads_total", &[("result", "success")]),
+        1.0
     );
-    keyward.wait_metric(
-        "keyward_connections_closed_total",
-        &[("reason", "credential_removed")],
-        3.0,
+    // Series of a new user exist from the beginning.
+    assert_eq!(
+        keyward.metric(
+            "keyward_auth_failures_total",
+            &[("user", "late"), ("reason", "bad_password")]
+        ),
+        0.0
     );
 }
 
 #[test]
-fn a_removed_password_closes_the_sessions_that_used_it_and_no_others() {
+fn a_password_that_is_taken_away_ends_its_sessions_alone() {
     let redis = Redis::start();
-    let setup = setup(&redis).server("watch_interval = \"100ms\"");
+    let setup = Setup::new(&redis).server("watch_interval = \"100ms\"");
     setup.write("app.secret", &format!("{APP_PASSWORD}\n{APP_PASSWORD_2}\n"));
     let keyward = setup.start();
-    let mut first = keyward.app();
-    let mut second = keyward.connect().login("app", APP_PASSWORD_2);
-    assert_eq!(first.call("PING"), "+PONG");
-    // Nothing is told to the process: the file alone changes.
+    let mut old = keyward.app();
+    let mut new = keyward.connect().login("app", APP_PASSWORD_2);
+    assert_eq!(old.call("SET a 1"), "+OK");
+    // First the two change places: nobody is ended. Then the old one goes. No signal: the file is looked at.
+    keyward
+        .setup()
+        .write("app.secret", &format!("{APP_PASSWORD_2}\n{APP_PASSWORD}\n"));
+    keyward.wait_event("reloaded");
+    assert_eq!(old.call("GET a"), "$1");
+    assert_eq!(new.call("GET a"), "$1");
     keyward
         .setup()
         .write("app.secret", &format!("{APP_PASSWORD_2}\n"));
-    first.expect_closed();
-    assert_eq!(second.call("SET a 1"), "+OK");
-    assert!(
-        keyward
-            .connect()
-            .call_args(&["AUTH", "app", APP_PASSWORD])
-            .starts_with("-WRONGPASS ")
+    old.expect_closed();
+    assert_eq!(new.call("GET a"), "$1");
+    assert!(new_password(&keyward, APP_PASSWORD).starts_with("-WRONGPASS "));
+    assert_eq!(new_password(&keyward, APP_PASSWORD_2), "+OK");
+}
+
+#[test]
+fn a_session_that_waits_is_ended_too_when_its_credential_goes() {
+    let redis = Redis::start();
+    let mut keyward = Keyward::start(&redis);
+    let mut blocked = keyward.app();
+    blocked.send(&words("BLPOP list 0"));
+    let mut listening = keyward.app();
+    assert_eq!(listening.call("SUBSCRIBE a"), "*[$subscribe, $a, :1]");
+    eventually("the blocked client", || {
+        (redis.info("blocked_clients") == "1").then_some(())
+    });
+    keyward.change(|setup| setup.without_user("app"));
+    keyward.reload();
+    blocked.expect_closed();
+    listening.expect_closed();
+    eventually("its end in Redis", || {
+        (redis.info("blocked_clients") == "0").then_some(())
+    });
+}
+
+#[test]
+fn rules_change_under_live_sessions() {
+    let redis = Redis::start();
+    let mut keyward = Keyward::start(&redis);
+    let mut app = keyward.app();
+    assert_eq!(app.call("SELECT 1"), "+OK");
+    assert_eq!(app.call("SET a 1"), "+OK");
+    keyward.change(|setup| setup.user_line("app", "acl = \"strict\""));
+    keyward.reload();
+    eventually("the new rules", || {
+        app.call("SCAN 0").starts_with("-NOPERM ").then_some(())
+    });
+    assert_eq!(app.call("GET a"), "$1", "the session itself goes on");
+    keyward.change(|setup| setup.user_line("app", "acl = \"safe +keys\""));
+    keyward.reload();
+    eventually("the newer rules", || {
+        (app.call("KEYS *") == "*[$a]").then_some(())
+    });
+}
+
+#[test]
+fn limits_change_without_a_restart() {
+    let redis = Redis::start();
+    let mut keyward = Keyward::start(&redis);
+    let _one = keyward.app();
+    keyward.change(|setup| setup.listener("max_connections = 1"));
+    keyward.reload();
+    let mut second = keyward.connect();
+    assert_eq!(second.reply(), "-ERR max number of clients reached");
+    assert_eq!(
+        keyward.metric("keyward_connections_max", &[("listener", "main")]),
+        1.0
     );
-    assert_eq!(keyward.wait_event("reloaded")["cause"], "files");
+    keyward.change(|setup| setup.listener("max_connections = 2"));
+    keyward.reload();
+    assert_eq!(keyward.app().call("PING"), "+PONG");
 }
 
 #[test]
-fn changed_rules_apply_to_sessions_that_are_open() {
+fn a_broken_configuration_changes_nothing_and_says_why() {
     let redis = Redis::start();
-    let mut keyward = setup(&redis).start();
-    let mut client = keyward.app();
-    assert_eq!(client.call("SET a 1"), "+OK");
-    keyward.change(|setup| setup.user_line("app", "acl = \"+@read +@connection ~* &*\""));
-    keyward.reload();
-    eventually("the narrower rule", || {
-        client.call("SET a 2").starts_with("-NOPERM ").then_some(())
-    });
-    assert_eq!(client.call("GET a"), "$1");
-    keyward.change(|setup| setup.user_line("app", "acl = \"+@all ~* &*\""));
-    keyward.reload();
-    eventually("the wider rule", || {
-        (client.call("CONFIG SET slowlog-max-len 7") == "+OK").then_some(())
-    });
-    assert_eq!(client.call("SET a 3"), "+OK");
-}
-
-#[test]
-fn a_broken_file_changes_nothing_and_says_where() {
-    let redis = Redis::start();
-    let mut keyward = setup(&redis).start();
-    let mut client = keyward.app();
-    let sound = keyward.setup().text();
-    let table = [
-        (format!("{sound}\n[[user]\n"), "keyward.toml"),
+    let mut keyward = Setup::new(&redis)
+        .expect("reload_failed")
+        .expect("configuration_warning")
+        .start();
+    let mut app = keyward.app();
+    let good = keyward.setup().text();
+    let broken = [
+        ("syntax", good.replace("[admin]", "[admin")),
         (
-            sound.replace("acl = \"safe\"", "acl = \"safe +nosuchcommand\""),
-            "keyward.toml",
+            "unknown key",
+            good.replace("[server]", "[server]\nmax_conections = 5"),
         ),
         (
-            sound.replace("upstream = \"main\"", "upstream = \"nowhere\""),
-            "keyward.toml",
+            "rule",
+            good.replace("acl = \"safe\"", "acl = \"+nosuchcommand ~*\""),
         ),
-        (
-            sound.replace("name = \"root\"", "name = \"root\"\nnosuchkey = 1"),
-            "keyward.toml",
-        ),
+        ("no such file", good.replace("app.secret", "missing.secret")),
+        ("empty", String::new()),
     ];
-    for (index, (text, place)) in table.iter().enumerate() {
-        let before = keyward.events("reload_failed").len();
+    for (number, (name, text)) in broken.iter().enumerate() {
+        let said = keyward.events("reload_failed").len();
         keyward.overwrite_config(text);
         keyward.signal("HUP");
-        let line = wait_failed(&keyward, before);
-        assert_eq!(line["level"], "ERROR");
-        assert!(!line["error"].as_str().unwrap().is_empty());
-        assert!(line["place"].as_str().unwrap().contains(place), "{line}");
-        assert_eq!(client.call("SET a 1"), "+OK", "case {index}");
-        assert_eq!(keyward.app().call("GET a"), "$1", "case {index}");
-        keyward.wait_metric("keyward_config_last_reload_successful", &[], 0.0);
-        eventually("the count", || {
-            (keyward.metric("keyward_config_reloads_total", &[("result", "success")]) == 0.0).then_some(())
-        });
+        let failures = (number + 1) as f64;
+        let result = [("result", "failure")];
+        keyward.wait_metric("keyward_config_reloads_total", &result, failures);
+        // One line for each fault; the first will do.
+        let failed = eventually(name, || keyward.events("reload_failed").get(said).cloned());
+        assert_eq!(failed["level"], "ERROR");
+        assert!(!failed["error"].as_str().unwrap().is_empty(), "{name}: {failed}");
+        if *name == "unknown key" {
+            let place = failed["place"].as_str().unwrap();
+            assert!(place.contains("keyward.toml:"), "{place}");
+            let help = failed["help"].as_str().unwrap();
+            assert!(help.contains("max_connections"), "what was meant: {help}");
+        }
+        assert_eq!(app.call("PING"), "+PONG", "{name}");
+        assert_eq!(keyward.app().call("PING"), "+PONG", "{name}");
+        assert_eq!(keyward.metric("keyward_config_last_reload_successful", &[]), 0.0);
     }
-    assert_eq!(keyward.page("/readyz").0, 200);
-    keyward.change(|setup| setup);
+    keyward.change(|setup| setup.without_user("root"));
     keyward.reload();
-    keyward.wait_metric("keyward_config_last_reload_successful", &[], 1.0);
+    assert_eq!(keyward.metric("keyward_config_last_reload_successful", &[]), 1.0);
+    let reply = keyward.connect().call_args(&["AUTH", "root", ROOT_PASSWORD]);
+    assert!(reply.starts_with("-WRONGPASS "), "{reply}");
 }
 
 #[test]
-fn what_needs_a_restart_is_refused_whole() {
+fn what_needs_a_restart_is_refused_not_half_done() {
     let redis = Redis::start();
-    let mut keyward = setup(&redis).start();
+    let mut keyward = Setup::new(&redis).expect("reload_failed").start();
     keyward.change(|setup| {
         setup
-            .user("late", APP_PASSWORD_2, "acl = \"safe\"")
             .add_listener("more", "main", "127.0.0.1:0")
+            .without_user("root")
     });
     keyward.signal("HUP");
-    let line = wait_failed(&keyward, 0);
-    assert!(line["error"].as_str().unwrap().contains("listeners"), "{line}");
-    assert!(line["help"].as_str().unwrap().contains("restart"), "{line}");
-    let reply = keyward.connect().call_args(&["AUTH", "late", APP_PASSWORD_2]);
-    assert!(
-        reply.starts_with("-WRONGPASS "),
-        "no half of it is in force: {reply}"
+    let failed = keyward.wait_event("reload_failed");
+    assert!(failed["error"].as_str().unwrap().contains("listener"), "{failed}");
+    assert_eq!(
+        keyward.root().call("PING"),
+        "+PONG",
+        "the rest was not taken over either"
     );
 }
 
+/// The certificate that a new client is shown.
+fn served(keyward: &Keyward, ca: &Authority) -> Vec<u8> {
+    let client = Client::tls(keyward.address(), &ca.client_config(None)).unwrap();
+    client.tls_session().peer_certificates().unwrap()[0].to_vec()
+}
+
 #[test]
-fn a_storm_of_reloads_leaks_nothing() {
+fn certificates_are_replaced_by_sighup_and_by_their_files() {
+    let ca = Authority::new("ca");
+    let (one, two, three) = (ca.server("one"), ca.server("two"), ca.server("three"));
     let redis = Redis::start();
-    let keyward = setup(&redis).start();
-    let mut client = keyward.app();
-    assert_eq!(client.call("SET a 0"), "+OK");
+    // Long: only the signal counts at first.
+    let mut keyward = Setup::new(&redis)
+        .tls(&one, "")
+        .server("watch_interval = \"1h\"")
+        .start();
+    let config = ca.client_config(None);
+    let mut early = Client::tls(keyward.address(), &config)
+        .unwrap()
+        .login("app", APP_PASSWORD);
+    assert_eq!(served(&keyward, &ca), one.leaf().to_vec());
+    two.write_to(&one.certificate, &one.key);
     keyward.reload();
-    let before = (
-        open_descriptors(keyward.pid()),
-        proc_status(keyward.pid(), "Threads:"),
-    );
-    for round in 0..100 {
-        keyward.signal("HUP");
-        assert_eq!(
-            client.call("INCR a"),
-            format!(":{}", round + 1),
-            "sessions notice nothing"
-        );
-    }
-    keyward.reload();
-    eventually("descriptors and threads as before", || {
-        let now = (
-            open_descriptors(keyward.pid()),
-            proc_status(keyward.pid(), "Threads:"),
-        );
-        // A readiness check may be under way, and a scrape.
-        (now.0 <= before.0 + 3 && now.1 <= before.1).then_some(())
+    assert_eq!(served(&keyward, &ca), two.leaf().to_vec());
+    assert_eq!(early.call("PING"), "+PONG", "established sessions stay");
+    keyward.change(|setup| setup.server("watch_interval = \"100ms\""));
+    keyward.stop();
+    let setup = keyward.into_setup();
+    let keyward = setup.start();
+    three.write_to(&one.certificate, &one.key);
+    eventually("the third certificate", || {
+        (served(&keyward, &ca) == three.leaf().to_vec()).then_some(())
     });
-    assert_eq!(keyward.app().call("GET a"), "$100");
+}
+
+#[test]
+fn certificates_behind_a_swapped_symlink_are_noticed() {
+    // As the kubelet does it: files are links into ..data, and ..data is a link that is renamed over.
+    let ca = Authority::new("ca");
+    let (one, two) = (ca.server("one"), ca.server("two"));
+    let mounted = ca.dir().join("mounted");
+    for (generation, identity) in [("first", &one), ("second", &two)] {
+        let dir = mounted.join(generation);
+        fs::create_dir_all(&dir).unwrap();
+        identity.write_to(&dir.join("tls.crt"), &dir.join("tls.key"));
+    }
+    symlink("first", mounted.join("..data")).unwrap();
+    let mut identity = one.clone();
+    identity.certificate = mounted.join("tls.crt");
+    identity.key = mounted.join("tls.key");
+    symlink("..data/tls.crt", &identity.certificate).unwrap();
+    symlink("..data/tls.key", &identity.key).unwrap();
+    let redis = Redis::start();
+    let keyward = Setup::new(&redis)
+        .tls(&identity, "")
+        .server("watch_interval = \"100ms\"")
+        .start();
+    assert_eq!(served(&keyward, &ca), one.leaf().to_vec());
+    symlink("second", mounted.join("..next")).unwrap();
+    fs::rename(mounted.join("..next"), mounted.join("..data")).unwrap();
+    eventually("the second generation", || {
+        (served(&keyward, &ca) == two.leaf().to_vec()).then_some(())
+    });
+}
+
+#[test]
+fn a_certificate_without_its_key_keeps_the_old_pair() {
+    let ca = Authority::new("ca");
+    let (one, two) = (ca.server("one"), ca.server("two"));
+    let redis = Redis::start();
+    let keyward = Setup::new(&redis)
+        .tls(&one, "")
+        .server("watch_interval = \"1h\"")
+        .expect("reload_failed")
+        .start();
+    let was = one.leaf().to_vec();
+    let key = fs::read(&one.key).unwrap();
+    fs::copy(&two.certificate, &one.certificate).unwrap();
+    keyward.signal("HUP");
+    keyward.wait_event("reload_failed");
+    assert_eq!(served(&keyward, &ca), was);
+    fs::write(&one.key, "not a key").unwrap();
+    keyward.signal("HUP");
+    eventually("the second failure", || {
+        (keyward.events("reload_failed").len() >= 2).then_some(())
+    });
+    assert_eq!(served(&keyward, &ca), was);
+    // The key comes later: the pair is whole and taken.
+    fs::write(&one.key, fs::read(&two.key).unwrap()).unwrap();
+    assert_ne!(key, fs::read(&one.key).unwrap());
+    keyward.reload();
+    assert_eq!(served(&keyward, &ca), two.leaf().to_vec());
+}
+
+#[test]
+fn a_storm_of_signals_under_load_leaks_nothing_and_loses_nothing() {
+    let redis = Redis::start();
+    let mut keyward = Keyward::start(&redis);
+    let address = keyward.address();
+    let load = thread::spawn(move || {
+        let mut client = Client::tcp(address).login("app", APP_PASSWORD);
+        for number in 1..=3_000 {
+            assert_eq!(client.call("INCR n"), format!(":{number}"));
+        }
+    });
+    keyward.reload();
+    let threads = proc_status(keyward.pid(), "Threads:");
+    let files = open_descriptors(keyward.pid());
+    for _ in 0..100 {
+        keyward.signal("HUP");
+    }
+    load.join().unwrap();
+    keyward.change(|setup| setup.without_user("root"));
+    keyward.reload();
+    eventually("the last one to be in force", || {
+        let reply = keyward.connect().call_args(&["AUTH", "root", ROOT_PASSWORD]);
+        reply.starts_with("-WRONGPASS ").then_some(())
+    });
+    eventually("descriptors to be as before", || {
+        (open_descriptors(keyward.pid()) <= files + 2).then_some(())
+    });
+    // Name resolution and signals may keep a helper thread for a while.
+    assert!(proc_status(keyward.pid(), "Threads:") <= threads + 4);
+}
+
+#[test]
+fn the_credential_for_redis_is_replaced_by_its_file() {
+    let redis = Redis::start();
+    let keyward = Setup::new(&redis)
+        .server("watch_interval = \"100ms\"")
+        .expect("redis_connection_failed")
+        .start();
+    let mut early = keyward.app();
+    assert_eq!(early.call("SET a 1"), "+OK");
+    let second = super::support::REDIS_PASSWORD_2;
+    let rotate = ["CONFIG", "SET", "requirepass", second];
+    assert_eq!(redis.client().call_args(&rotate), "+OK");
+    keyward.setup().write("main.redis", &format!("{second}\n"));
+    eventually("the new credential", || {
+        (keyward.app().call("GET a") == "$1").then_some(())
+    });
+    assert_eq!(early.call("GET a"), "$1");
+}
+
+#[test]
+fn an_acl_file_is_replaced_by_its_file() {
+    let redis = Redis::start();
+    let hash = |password: &str| {
+        let (_, out, _) = super::support::keyward::command_line(&["hash-password"], &[], password);
+        out.trim().trim_start_matches("sha256:").to_owned()
+    };
+    let line = |rules: &str| format!("user app on #{} ~* &* {rules}\n", hash(APP_PASSWORD));
+    let setup = Setup::new(&redis)
+        .without_users()
+        .server("watch_interval = \"100ms\"")
+        .expect("reload_failed");
+    let file = setup.write("users.acl", &line("+@all -@dangerous"));
+    let keyward = setup.listener(&format!("users_file = {:?}", file)).start();
+    let mut app = keyward.app();
+    assert!(app.call("INFO server").starts_with("-NOPERM "));
+    keyward
+        .setup()
+        .write("users.acl", &line("+@all -@dangerous +info"));
+    eventually("the new rule", || {
+        app.call("INFO server").starts_with('$').then_some(())
+    });
+    keyward.setup().write("users.acl", "user app on nonsense\n");
+    let failed = keyward.wait_event("reload_failed");
+    assert!(failed.to_string().contains("users.acl"), "{failed}");
+    assert!(app.call("INFO server").starts_with('$'));
 }

@@ -108,10 +108,6 @@ impl Fake {
         format!("redis://{}/0", self.address)
     }
 
-    pub(crate) fn accepted(&self) -> usize {
-        self.shared.accepted.load(Ordering::Acquire)
-    }
-
     pub(crate) fn open(&self) -> usize {
         self.shared.open.load(Ordering::Acquire)
     }

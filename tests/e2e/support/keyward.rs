@@ -59,6 +59,8 @@ pub(crate) struct Setup {
     /// `ulimit -n` for the process.
     open_files: Option<u64>,
     args: Vec<String>,
+    /// Lines of libraries are in the log as well: they have no `event`.
+    any_target: bool,
 }
 
 /// A running Keyward.
@@ -123,6 +125,7 @@ impl Setup {
             file: true,
             open_files: None,
             args: Vec::new(),
+            any_target: false,
         }
     }
 
@@ -280,6 +283,12 @@ impl Setup {
     /// The process may have so many files open.
     pub(crate) fn open_files(mut self, limit: u64) -> Self {
         self.open_files = Some(limit);
+        self
+    }
+
+    /// The filter lets lines of libraries pass.
+    pub(crate) fn any_target(mut self) -> Self {
+        self.any_target = true;
         self
     }
 
@@ -563,6 +572,12 @@ impl Keyward {
         self.into_setup()
     }
 
+    /// SIGTERM; for output that is not JSON, which is searched for secrets alone.
+    pub(crate) fn end_unsearched(mut self) {
+        self.stop();
+        self.refused = true;
+    }
+
     /// What is left when the process has ended.
     pub(crate) fn into_setup(mut self) -> Setup {
         assert!(self.exit.is_some(), "still running");
@@ -590,6 +605,10 @@ impl Keyward {
         for line in self.output.lines().iter() {
             let json: Json = serde_json::from_str(line).unwrap_or_else(|_| panic!("not a JSON line: {line}"));
             let (level, event) = (json["level"].as_str().unwrap(), json["event"].as_str());
+            let target = json["target"].as_str().unwrap_or_default();
+            if self.setup().any_target && !target.starts_with("keyward") {
+                continue;
+            }
             let event = event.unwrap_or_else(|| panic!("a line without `event`: {line}"));
             let code = json["code"].as_str().unwrap_or_default();
             let known =
