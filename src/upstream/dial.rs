@@ -17,14 +17,13 @@ impl Upstream {
     /// One attempt, without back-off and without counting.
     pub(super) async fn attempt(&self) -> Result<Stream, DialError> {
         let deadline = Instant::now() + self.connect_timeout;
-        let too_late = || DialError::ConnectTimeout(self.connect_timeout);
         let (socket, host) = timeout_at(deadline, self.connect(deadline))
             .await
-            .unwrap_or_else(|_| Err(too_late()))?;
+            .unwrap_or(Err(DialError::ConnectTimeout(self.connect_timeout)))?;
         let mut stream = self.secure(socket, host, deadline).await?;
         timeout(self.auth_timeout, handshake::log_in(self, &mut stream))
             .await
-            .unwrap_or_else(|_| Err(DialError::AuthTimeout(self.auth_timeout)))?;
+            .unwrap_or(Err(DialError::AuthTimeout(self.auth_timeout)))?;
         Ok(stream)
     }
 
