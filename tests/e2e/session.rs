@@ -231,7 +231,9 @@ fn a_half_closed_client_still_gets_its_replies() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
-    client.send(&pipeline(&["SET a 1", "FLUSHALL", "MULTI", "INCR a", "EXEC", "GET a"]));
+    client.send(&pipeline(&[
+        "SET a 1", "FLUSHALL", "MULTI", "INCR a", "EXEC", "GET a",
+    ]));
     client.finish_sending();
     assert_eq!(client.reply(), "+OK");
     assert!(client.reply().starts_with("-NOPERM "));

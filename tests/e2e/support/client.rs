@@ -277,6 +277,10 @@ impl Client {
         self.bytes(count).unwrap()
     }
 
+    pub(crate) fn try_raw(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        self.bytes(count)
+    }
+
     /// One line without its CRLF, raw.
     pub(crate) fn line(&mut self) -> io::Result<Vec<u8>> {
         let mut scanned = 0;

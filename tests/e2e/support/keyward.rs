@@ -19,6 +19,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -54,6 +56,9 @@ pub(crate) struct Setup {
     env: BTreeMap<String, String>,
     expected: Vec<String>,
     file: bool,
+    /// `ulimit -n` for the process.
+    open_files: Option<u64>,
+    args: Vec<String>,
 }
 
 /// A running Keyward.
@@ -72,6 +77,17 @@ struct Output {
     changed: Condvar,
     /// Everything that came by other ways (scraped pages); searched for secrets as well.
     pages: Mutex<String>,
+}
+
+impl Output {
+    /// A failed assertion elsewhere leaves the lines whole: they are wanted most then.
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pages(&self) -> MutexGuard<'_, String> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Setup {
@@ -105,6 +121,8 @@ impl Setup {
             env,
             expected: vec!["KW0409".to_owned()],
             file: true,
+            open_files: None,
+            args: Vec::new(),
         }
     }
 
@@ -259,13 +277,34 @@ impl Setup {
         text
     }
 
+    /// The process may have so many files open.
+    pub(crate) fn open_files(mut self, limit: u64) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
+    /// A further argument of `keyward run`.
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
+        let program = env!("CARGO_BIN_EXE_keyward");
+        let mut command = match self.open_files {
+            None => Command::new(program),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), program]);
+                shell
+            }
+        };
         command.arg("run");
         if self.file {
             fs::write(self.config_file(), self.text()).unwrap();
             command.arg("--config").arg(self.config_file());
         }
+        command.args(&self.args);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -392,7 +431,7 @@ impl Keyward {
 
     /// All lines with this event so far.
     pub(crate) fn events(&self, event: &str) -> Vec<Json> {
-        let lines = self.output.lines.lock().unwrap();
+        let lines = self.output.lines();
         lines
             .iter()
             .filter_map(|line| serde_json::from_str::<Json>(line).ok())
@@ -408,7 +447,7 @@ impl Keyward {
     pub(crate) fn wait_event_where(&self, event: &str, mut fits: impl FnMut(&Json) -> bool) -> Json {
         let deadline = Instant::now() + PATIENCE;
         let mut looked = 0;
-        let mut lines = self.output.lines.lock().unwrap();
+        let mut lines = self.output.lines();
         loop {
             while looked < lines.len() {
                 let line = serde_json::from_str::<Json>(&lines[looked]).unwrap_or(Json::Null);
@@ -424,13 +463,18 @@ impl Keyward {
                 lines.join("\n")
             );
             let limit = (deadline - now).min(Duration::from_millis(100));
-            lines = self.output.changed.wait_timeout(lines, limit).unwrap().0;
+            lines = self
+                .output
+                .changed
+                .wait_timeout(lines, limit)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
     /// Everything written so far.
     pub(crate) fn text(&self) -> String {
-        self.output.lines.lock().unwrap().join("\n")
+        self.output.lines().join("\n")
     }
 
     /// A page of the admin listener: status and body.
@@ -444,7 +488,7 @@ impl Keyward {
         .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        self.output.pages.lock().unwrap().push_str(&answer);
+        self.output.pages().push_str(&answer);
         let (head, body) = answer
             .split_once("\r\n\r\n")
             .unwrap_or_else(|| panic!("not HTTP: {answer:?}"));
@@ -512,9 +556,24 @@ impl Keyward {
         );
     }
 
+    /// SIGKILL; the configuration is left for a successor.
+    pub(crate) fn kill(mut self) -> Setup {
+        self.child.kill().unwrap();
+        self.wait_exit();
+        self.into_setup()
+    }
+
+    /// What is left when the process has ended.
+    pub(crate) fn into_setup(mut self) -> Setup {
+        assert!(self.exit.is_some(), "still running");
+        self.search_for_secrets();
+        self.search_for_surprises();
+        self.setup.take().unwrap()
+    }
+
     fn search_for_secrets(&self) {
         let mut text = self.text();
-        text.push_str(&self.output.pages.lock().unwrap());
+        text.push_str(&self.output.pages());
         for secret in SECRETS {
             assert!(!text.contains(secret), "{secret:?} is in the output:\n{text}");
             let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret.as_bytes());
@@ -528,12 +587,13 @@ impl Keyward {
 
     fn search_for_surprises(&self) {
         let expected = &self.setup().expected;
-        for line in self.output.lines.lock().unwrap().iter() {
+        for line in self.output.lines().iter() {
             let json: Json = serde_json::from_str(line).unwrap_or_else(|_| panic!("not a JSON line: {line}"));
             let (level, event) = (json["level"].as_str().unwrap(), json["event"].as_str());
             let event = event.unwrap_or_else(|| panic!("a line without `event`: {line}"));
             let code = json["code"].as_str().unwrap_or_default();
-            let known = json["target"] == AUDIT || expected.iter().any(|known| known == event || known == code);
+            let known =
+                json["target"] == AUDIT || expected.iter().any(|known| known == event || known == code);
             assert!(
                 known || !matches!(level, "WARN" | "ERROR"),
                 "unexpected {level} line: {line}"
@@ -548,6 +608,9 @@ impl Drop for Keyward {
             let _ = self.child.kill();
             let _ = self.child.wait();
             eprintln!("output of keyward:\n{}", self.text());
+            return;
+        }
+        if self.setup.is_none() {
             return;
         }
         if self.exit.is_none() {
@@ -607,7 +670,7 @@ fn collect(pipe: impl Read + Send + 'static, output: &Arc<Output>) {
     thread::spawn(move || {
         for line in BufReader::new(pipe).lines() {
             let Ok(line) = line else { break };
-            output.lines.lock().unwrap().push(line);
+            output.lines().push(line);
             output.changed.notify_all();
         }
     });

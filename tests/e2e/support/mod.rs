@@ -1,5 +1,11 @@
 //! What every black-box test needs: servers as guards, a raw client, certificates, a scripted upstream.
 
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "a kit: not every tool is in use at every time"
+)]
+
 pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod fake;

@@ -1,4 +1,4 @@
+//! One random inline command; the oracles are in `keyward::resp::fuzz`.
 #![no_main]
-//! See `keyward::resp::fuzz`: the oracles are there.
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| keyward::resp::fuzz::fuzz_inline(data));

@@ -1,4 +1,4 @@
+//! Random client bytes under random limits; the oracles are in `keyward::resp::fuzz`.
 #![no_main]
-//! See `keyward::resp::fuzz`: the oracles are there.
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| keyward::resp::fuzz::fuzz_request(data));
