@@ -4,15 +4,11 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "test code: a failed assumption is a failed test"
 )]
 
 #[path = "e2e/support/mod.rs"]
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "shared with the black-box tests, which use the rest"
-)]
 mod support;
 
 use std::io;
