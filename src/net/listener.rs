@@ -217,7 +217,7 @@ fn bind_unix(
 
     let too_long =
         "the path is too long for a unix socket (107 bytes, and room for 13 more while it is made)";
-    SockAddr::unix(path).map_err(|error| refuse(too_long, Some(error)))?;
+    let final_address = SockAddr::unix(path).map_err(|error| refuse(too_long, Some(error)))?;
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("cannot look at the path")(error)),
@@ -227,7 +227,7 @@ fn bind_unix(
                 None,
             ));
         }
-        Ok(_) => match StdUnixStream::connect(path) {
+        Ok(_) => match knock(&final_address) {
             // Refused: nobody listens, a leftover. Moving ours into place replaces it.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -267,6 +267,13 @@ fn bind_unix(
     let listener =
         UnixListener::from_std(StdUnixListener::from(listener)).map_err(failed("cannot register"))?;
     Ok(Listener(Kind::Unix { listener, file }))
+}
+
+/// Whether somebody listens there. Never waits: a listener whose backlog is full answers `WouldBlock`.
+fn knock(address: &SockAddr) -> io::Result<()> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(address)
 }
 
 /// A directory that only we can enter, beside the path so that a rename is possible; removed at drop.

@@ -38,7 +38,7 @@ pub enum ProxyError {
     /// It began like one but is not well-formed.
     #[error("malformed PROXY protocol header")]
     Malformed,
-    /// Longer than [`MAX_V1`] or [`MAX_V2`].
+    /// Longer than 107 bytes (version 1) or 4 KiB (version 2).
     #[error("PROXY protocol header is too long")]
     TooLong,
     /// Reading failed, or the peer closed in the middle.

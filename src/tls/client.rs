@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -155,13 +156,15 @@ pub enum TlsReason {
     ClientCertificate,
     /// It closed during the handshake.
     Eof,
+    /// It did not finish the handshake in time.
+    Timeout,
     /// Anything else.
     Other,
 }
 
 impl TlsReason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Expired,
         Self::WrongName,
         Self::Untrusted,
@@ -170,6 +173,7 @@ impl TlsReason {
         Self::Cipher,
         Self::ClientCertificate,
         Self::Eof,
+        Self::Timeout,
         Self::Other,
     ];
 
@@ -184,6 +188,7 @@ impl TlsReason {
             Self::Cipher => "tls_cipher",
             Self::ClientCertificate => "tls_client_certificate",
             Self::Eof => "tls_eof",
+            Self::Timeout => "tls_timeout",
             Self::Other => "tls_other",
         }
     }
@@ -231,6 +236,15 @@ pub struct ConnectFailure {
 }
 
 impl ConnectFailure {
+    /// The handshake was not finished within `limit`.
+    pub fn timeout(limit: Duration) -> Self {
+        let detail = format!("it did not answer the TLS handshake within {limit:?}; is TLS on at that port?");
+        Self {
+            reason: TlsReason::Timeout,
+            detail,
+        }
+    }
+
     /// Reads the reason out of what a TLS stream reported. With TLS 1.3 the upstream's verdict about our
     /// certificate comes after the handshake, so reads and writes may report it as well.
     pub fn from_io(error: &io::Error) -> Self {
@@ -323,5 +337,43 @@ impl ServerCertVerifier for SkipVerify {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_to_verify_are_host_names_without_final_dot_and_addresses() {
+        for (text, expected) in [
+            ("redis.test", Some("redis.test")),
+            ("redis.test.", Some("redis.test")),
+            ("my_redis", Some("my_redis")),
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("::1", Some("::1")),
+            ("", None),
+            ("a b", None),
+        ] {
+            assert_eq!(
+                parse_name(text).map(|name| name.to_str().into_owned()).as_deref(),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn a_server_name_that_is_none_is_refused_at_load() {
+        let section = UpstreamTls {
+            server_name: Some("not a name".to_owned()),
+            unsafe_skip_verify: true,
+            ..UpstreamTls::default()
+        };
+        assert!(
+            ClientTls::load(&section)
+                .unwrap_err()
+                .to_string()
+                .contains("server_name")
+        );
     }
 }

@@ -317,6 +317,8 @@ impl HandshakeFailure {
                 PeerIncompatible::Tls12NotOffered
                 | PeerIncompatible::Tls12NotOfferedOrEnabled
                 | PeerIncompatible::SupportedVersionsExtensionRequired
+                // Came with TLS 1.2: this is what older clients fail at first.
+                | PeerIncompatible::SignatureAlgorithmsExtensionRequired
                 | PeerIncompatible::ServerDoesNotSupportTls12Or13
                 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => Self::Version,
                 PeerIncompatible::NoCipherSuitesInCommon

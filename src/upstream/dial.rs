@@ -11,35 +11,42 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{DialError, Upstream, handshake};
 use crate::config::UpstreamAddress;
 use crate::net::{Socket, Stream, configure_tcp};
+use crate::tls::ConnectFailure;
 
 impl Upstream {
     /// One attempt, without back-off and without counting.
     pub(super) async fn attempt(&self) -> Result<Stream, DialError> {
         let deadline = Instant::now() + self.connect_timeout;
-        let mut stream = timeout_at(deadline, self.connect(deadline))
+        let (socket, host) = timeout_at(deadline, self.connect(deadline))
             .await
             .unwrap_or(Err(DialError::ConnectTimeout(self.connect_timeout)))?;
+        let mut stream = self.secure(socket, host, deadline).await?;
         timeout(self.auth_timeout, handshake::log_in(self, &mut stream))
             .await
             .unwrap_or(Err(DialError::AuthTimeout(self.auth_timeout)))?;
         Ok(stream)
     }
 
-    /// Resolves, connects, and verifies TLS if it is configured. There is no way from here to plaintext then.
-    async fn connect(&self, deadline: Instant) -> Result<Stream, DialError> {
-        let (socket, host) = match &self.address {
-            UpstreamAddress::Tcp { host, port } => (
-                Socket::Tcp(self.connect_tcp(host, *port, deadline).await?),
-                host.as_str(),
-            ),
-            UpstreamAddress::Unix(path) => (Socket::Unix(connect_unix(path).await?), ""),
-        };
-        match &self.tls {
-            None => Ok(socket.into()),
-            Some(slot) => {
-                let tls = slot.current.load_full();
-                tls.connect(socket, host).await.map_err(DialError::Tls)
+    /// Resolves and connects. Gives the host that TLS has to verify.
+    async fn connect(&self, deadline: Instant) -> Result<(Socket, &str), DialError> {
+        match &self.address {
+            UpstreamAddress::Tcp { host, port } => {
+                Ok((Socket::Tcp(self.connect_tcp(host, *port, deadline).await?), host))
             }
+            UpstreamAddress::Unix(path) => Ok((Socket::Unix(connect_unix(path).await?), "")),
+        }
+    }
+
+    /// Verifies TLS if it is configured. There is no way from here to plaintext then.
+    async fn secure(&self, socket: Socket, host: &str, deadline: Instant) -> Result<Stream, DialError> {
+        let Some(slot) = &self.tls else {
+            return Ok(socket.into());
+        };
+        let tls = slot.current.load_full();
+        // A plaintext Redis waits for the end of what it takes for a command, so silence has a likely cause.
+        match timeout_at(deadline, tls.connect(socket, host)).await {
+            Ok(outcome) => outcome.map_err(DialError::Tls),
+            Err(_) => Err(DialError::Tls(ConnectFailure::timeout(self.connect_timeout))),
         }
     }
 
@@ -105,6 +112,8 @@ async fn connect_unix(path: &Path) -> Result<UnixStream, DialError> {
 fn connect_error(error: &io::Error) -> DialError {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => DialError::Refused,
+        // Reset before the connection was even looked at: what it may have said is lost.
+        io::ErrorKind::ConnectionReset => DialError::Closed,
         _ => DialError::Io(error.to_string()),
     }
 }

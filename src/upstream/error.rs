@@ -199,7 +199,7 @@ impl DialError {
             | Self::NotReady(_)
             | Self::Closed
             | Self::Io(_) => false,
-            Self::Tls(failure) => failure.reason != TlsReason::Eof,
+            Self::Tls(failure) => !matches!(failure.reason, TlsReason::Eof | TlsReason::Timeout),
             Self::Auth { .. }
             | Self::MaxClients
             | Self::ProtectedMode
@@ -225,6 +225,7 @@ impl DialReason {
         "tls_cipher",
         "tls_client_certificate",
         "tls_eof",
+        "tls_timeout",
         "tls_other",
         "auth_refused",
         "no_password_set",

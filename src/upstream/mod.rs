@@ -111,6 +111,7 @@ impl Counters for NoCounters {}
 
 /// Redis refused our credential: no attempt before `until`, so that its ACL LOG is not flooded (F-12).
 struct Refusal {
+    since: Instant,
     until: Instant,
     interval: Duration,
     error: DialError,
@@ -206,7 +207,7 @@ impl Upstream {
             Err(error) => {
                 if let Some(refusal) = error.refusal() {
                     self.counters.auth_failed(refusal);
-                    self.note_refusal(&error);
+                    self.note_refusal(&error, begun);
                 }
                 self.counters.connect_failed(error.reason());
                 self.note_failure(&error);
@@ -275,15 +276,19 @@ impl Upstream {
         Ok(())
     }
 
-    fn note_refusal(&self, error: &DialError) {
+    /// Begins or prolongs the pause, after an attempt that began at `begun`.
+    fn note_refusal(&self, error: &DialError, begun: Instant) {
         let mut slot = lock(&self.refusal);
-        // Connections that were under way together count as one refusal.
         let interval = match slot.as_ref() {
             None => FIRST_PAUSE,
+            // Attempts that were under way together are one refusal.
+            Some(former) if former.since >= begun => return,
             Some(former) => former.interval.saturating_mul(2).min(LONGEST_PAUSE),
         };
+        let since = Instant::now();
         *slot = Some(Refusal {
-            until: Instant::now() + interval,
+            since,
+            until: since + interval,
             interval,
             error: error.clone(),
         });
@@ -387,5 +392,43 @@ mod tests {
             url(&UpstreamAddress::Unix("/run/redis.sock".into()), 1),
             "/run/redis.sock/1"
         );
+    }
+
+    fn idle_upstream() -> Upstream {
+        let section = config::Upstream {
+            name: "main".to_owned(),
+            address: UpstreamAddress::Unix("/nonexistent".into()),
+            database: 0,
+            username: None,
+            credential: None,
+            tls: None,
+            connect_timeout: Duration::from_secs(2),
+            auth_timeout: Duration::from_secs(2),
+        };
+        Upstream::new(&section, &|_| None, Arc::new(NoCounters)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_pause_doubles_with_each_refusal_up_to_half_a_minute() {
+        let upstream = idle_upstream();
+        let error = DialError::Auth {
+            refusal: AuthRefusal::WrongPassword,
+            detail: String::new(),
+        };
+        let pause = || lock(&upstream.refusal).as_ref().unwrap().interval;
+        upstream.check_refusal().unwrap();
+        for expected in [1, 2, 4, 8, 16, 30, 30] {
+            let begun = Instant::now();
+            // Three that were under way together.
+            for _ in 0..3 {
+                upstream.note_refusal(&error, begun);
+            }
+            assert_eq!(pause(), Duration::from_secs(expected));
+            assert_eq!(upstream.check_refusal(), Err(error.clone()));
+        }
+        // When its time is over, one may try and the others wait.
+        lock(&upstream.refusal).as_mut().unwrap().until = Instant::now();
+        upstream.check_refusal().unwrap();
+        assert_eq!(upstream.check_refusal(), Err(error));
     }
 }

@@ -1,0 +1,1026 @@
+//! Connections to Redis: every way in which one can be had or refused, against real servers and scripted ones.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "test code: a failed assumption is a failed test"
+)]
+
+#[path = "e2e/support/mod.rs"]
+mod support;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use keyward::config::{self, CertificateFiles, CredentialSource, UpstreamAddress, UpstreamTls};
+use keyward::net::Stream;
+use keyward::tls::TlsReason;
+use keyward::upstream::{
+    AuthRefusal, Counters, DialError, DialReason, NoCounters, OpenGuard, Probe, SetupError, Upstream,
+};
+use support::certs::Wish;
+use support::redis::{Options, free_port};
+use support::{Action, Authority, Fake, PATIENCE, REDIS_PASSWORD, REDIS_PASSWORD_2, Redis, WRONG_PASSWORD};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// An upstream in the making.
+struct Plan {
+    section: config::Upstream,
+    variables: Vec<(&'static str, String)>,
+    counters: Arc<dyn Counters>,
+}
+
+impl Plan {
+    fn new(address: UpstreamAddress) -> Self {
+        let section = config::Upstream {
+            name: "main".to_owned(),
+            address,
+            database: 0,
+            username: None,
+            credential: None,
+            tls: None,
+            connect_timeout: PATIENCE,
+            auth_timeout: PATIENCE,
+        };
+        Self {
+            section,
+            variables: Vec::new(),
+            counters: Arc::new(NoCounters),
+        }
+    }
+
+    fn tcp(host: &str, port: u16) -> Self {
+        Self::new(UpstreamAddress::Tcp {
+            host: host.to_owned(),
+            port,
+        })
+    }
+
+    fn unix(path: PathBuf) -> Self {
+        Self::new(UpstreamAddress::Unix(path))
+    }
+
+    fn fake(fake: &Fake) -> Self {
+        Self::tcp("127.0.0.1", port_of(&fake.url()))
+    }
+
+    fn password(mut self, password: &str) -> Self {
+        self.section.credential = Some(CredentialSource::Environment("PASSWORD".to_owned()));
+        self.variables.push(("PASSWORD", password.to_owned()));
+        self
+    }
+
+    fn password_file(mut self, file: &Path) -> Self {
+        self.section.credential = Some(CredentialSource::File(file.to_owned()));
+        self
+    }
+
+    fn user(mut self, name: &str) -> Self {
+        self.section.username = Some(name.to_owned());
+        self
+    }
+
+    fn database(mut self, database: u32) -> Self {
+        self.section.database = database;
+        self
+    }
+
+    fn tls(mut self, tls: UpstreamTls) -> Self {
+        self.section.tls = Some(tls);
+        self
+    }
+
+    fn timeouts(mut self, connect: Duration, auth: Duration) -> Self {
+        self.section.connect_timeout = connect;
+        self.section.auth_timeout = auth;
+        self
+    }
+
+    fn counters(mut self, counters: &Arc<Tally>) -> Self {
+        self.counters = Arc::clone(counters) as Arc<dyn Counters>;
+        self
+    }
+
+    fn try_build(&self) -> Result<Arc<Upstream>, SetupError> {
+        let lookup = |name: &str| {
+            self.variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| value.clone())
+        };
+        Upstream::new(&self.section, &lookup, Arc::clone(&self.counters)).map(Arc::new)
+    }
+
+    fn build(&self) -> Arc<Upstream> {
+        self.try_build().unwrap()
+    }
+}
+
+/// Counts what an upstream reports.
+#[derive(Default)]
+struct Tally {
+    connecting: AtomicUsize,
+    connected: AtomicUsize,
+    open: Arc<AtomicUsize>,
+    failures: Mutex<Vec<&'static str>>,
+    refusals: Mutex<Vec<&'static str>>,
+    credentials: AtomicUsize,
+    up: Mutex<Vec<bool>>,
+}
+
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Counters for Tally {
+    fn connecting(&self) {
+        self.connecting.fetch_add(1, Ordering::Relaxed);
+    }
+    fn connected(&self, _: Duration) -> OpenGuard {
+        self.connected.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Box::new(Open(Arc::clone(&self.open)))
+    }
+    fn connect_failed(&self, reason: DialReason) {
+        self.failures.lock().unwrap().push(reason.label());
+    }
+    fn auth_failed(&self, reason: AuthRefusal) {
+        self.refusals.lock().unwrap().push(reason.label());
+    }
+    fn credential_changed(&self, _: SystemTime) {
+        self.credentials.fetch_add(1, Ordering::Relaxed);
+    }
+    fn up(&self, up: bool) {
+        self.up.lock().unwrap().push(up);
+    }
+}
+
+fn port_of(url: &str) -> u16 {
+    url.trim_end_matches("/0")
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+/// A secret file with these lines.
+fn secret(directory: &TempDir, lines: &[&str]) -> PathBuf {
+    let path = directory.path().join("secret");
+    support::certs::replace(&path, &(lines.join("\n") + "\n"), 0o600);
+    path
+}
+
+/// Sends one command and reads what comes with one read (replies here are short).
+async fn ask(stream: &mut Stream, line: &str) -> String {
+    stream.write_all(&support::words(line)).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut reply = vec![0; 4096];
+    let read = stream.read(&mut reply).await.unwrap();
+    String::from_utf8_lossy(&reply[..read]).into_owned()
+}
+
+/// The error of a dial that has to fail, checked for what must hold of every one of them.
+async fn refused(upstream: &Upstream) -> DialError {
+    let error = upstream.dial().await.map(|_| ()).expect_err("a refusal");
+    assert!(DialReason::LABELS.contains(&error.label()));
+    let shown = format!("{error} {error:?}");
+    for secret in support::SECRETS {
+        assert!(!shown.contains(secret), "a secret in {shown}");
+    }
+    error
+}
+
+fn refusal(error: &DialError) -> AuthRefusal {
+    assert_eq!(
+        error.client_reply(),
+        "ERR keyward: upstream authentication failed"
+    );
+    error
+        .refusal()
+        .unwrap_or_else(|| panic!("not an authentication failure: {error}"))
+}
+
+const UNREACHABLE: &str = "LOADING keyward: upstream is not reachable";
+
+// Having a connection.
+
+#[tokio::test]
+async fn a_connection_is_authenticated_and_on_its_database() {
+    let redis = Redis::start_tcp();
+    let tally = Arc::new(Tally::default());
+    for plan in [
+        Plan::tcp("127.0.0.1", redis.port()),
+        Plan::tcp("localhost", redis.port()),
+        Plan::unix(redis.socket()),
+    ] {
+        let upstream = plan.password(REDIS_PASSWORD).database(5).counters(&tally).build();
+        let mut dialed = upstream.dial().await.unwrap();
+        assert!(ask(&mut dialed.stream, "CLIENT INFO").await.contains(" db=5 "));
+        assert_eq!(tally.open.load(Ordering::Relaxed), 1);
+        drop(dialed);
+        assert_eq!(tally.open.load(Ordering::Relaxed), 0);
+    }
+    assert_eq!(tally.connecting.load(Ordering::Relaxed), 3);
+    assert_eq!(tally.connected.load(Ordering::Relaxed), 3);
+    assert!(tally.failures.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_user_of_the_acl_logs_in_by_name() {
+    let redis = Redis::start();
+    let rule = format!("ACL SETUSER proxy on >{REDIS_PASSWORD_2} ~* +get +ping +client|info");
+    assert_eq!(redis.client().call(&rule), "+OK");
+    let plan = || {
+        Plan::unix(redis.socket())
+            .user("proxy")
+            .password(REDIS_PASSWORD_2)
+    };
+    let mut dialed = plan().build().dial().await.unwrap();
+    assert!(
+        ask(&mut dialed.stream, "CLIENT INFO")
+            .await
+            .contains(" user=proxy ")
+    );
+    // F-13: what is missing is named.
+    let error = refused(&plan().database(2).build()).await;
+    assert_eq!(refusal(&error), AuthRefusal::NoPermission);
+    assert!(error.to_string().contains("+select"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_without_password_is_fine_when_none_is_configured() {
+    let redis = Redis::without_password().start();
+    let mut dialed = Plan::unix(redis.socket())
+        .database(1)
+        .build()
+        .dial()
+        .await
+        .unwrap();
+    assert_eq!(ask(&mut dialed.stream, "PING").await, "+PONG\r\n");
+    let error = refused(&Plan::unix(redis.socket()).database(99).build()).await;
+    assert_eq!(error, DialError::Database(99));
+}
+
+// Reaching it: F-1, F-2, F-5.
+
+#[tokio::test]
+async fn f1_nobody_listens() {
+    let tally = Arc::new(Tally::default());
+    let upstream = Plan::tcp("127.0.0.1", free_port())
+        .password(REDIS_PASSWORD)
+        .counters(&tally)
+        .build();
+    for _ in 0..3 {
+        let error = refused(&upstream).await;
+        assert_eq!(error, DialError::Refused);
+        assert_eq!(error.client_reply(), UNREACHABLE);
+    }
+    assert_eq!(*tally.failures.lock().unwrap(), ["refused"; 3]);
+    assert_eq!(
+        refused(&Plan::unix("/nonexistent/redis.sock".into()).build()).await,
+        DialError::Refused
+    );
+}
+
+#[tokio::test]
+async fn f2_a_name_that_does_not_resolve() {
+    let error = refused(&Plan::tcp("keyward-test.invalid", 6379).build()).await;
+    assert_eq!(error.label(), "dns");
+    assert!(error.to_string().contains("keyward-test.invalid"), "{error}");
+    assert_eq!(error.client_reply(), UNREACHABLE);
+}
+
+#[tokio::test]
+async fn f5_it_accepts_and_never_answers() {
+    let fake = Fake::start(|_| Action::Silence);
+    let short = Duration::from_millis(200);
+    let silent = Plan::fake(&fake)
+        .password(REDIS_PASSWORD)
+        .timeouts(PATIENCE, short);
+    assert_eq!(refused(&silent.build()).await, DialError::AuthTimeout(short));
+    // With TLS nothing comes back either, and nothing but the handshake has been sent.
+    let tls = UpstreamTls {
+        unsafe_skip_verify: true,
+        ..UpstreamTls::default()
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let silent = Plan::tcp("127.0.0.1", port)
+        .password(REDIS_PASSWORD)
+        .tls(tls)
+        .timeouts(short, PATIENCE);
+    assert_eq!(tls_reason(&refused(&silent.build()).await), TlsReason::Timeout);
+    let (mut accepted, _) = listener.accept().await.unwrap();
+    let mut sent = Vec::new();
+    accepted.read_to_end(&mut sent).await.unwrap();
+    assert_eq!(sent[0], 0x16, "a TLS handshake and nothing else");
+    assert!(!sent.windows(4).any(|four| four == b"AUTH"));
+}
+
+#[tokio::test]
+async fn an_answer_that_trickles_does_not_extend_the_deadline() {
+    let fake = Fake::start(|_| {
+        Action::Trickle(
+            b"+OK and so on and on and on\r\n".to_vec(),
+            Duration::from_millis(50),
+        )
+    });
+    let limit = Duration::from_millis(300);
+    let begun = Instant::now();
+    let upstream = Plan::fake(&fake)
+        .password(REDIS_PASSWORD)
+        .timeouts(PATIENCE, limit)
+        .build();
+    assert_eq!(refused(&upstream).await, DialError::AuthTimeout(limit));
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+// The credential: F-12, F-13, F-16, F-17.
+
+#[tokio::test]
+async fn f12_a_wrong_password_is_not_tried_again_at_once() {
+    let redis = Redis::start();
+    let directory = TempDir::new().unwrap();
+    let file = secret(&directory, &[WRONG_PASSWORD]);
+    let tally = Arc::new(Tally::default());
+    let upstream = Plan::unix(redis.socket())
+        .password_file(&file)
+        .counters(&tally)
+        .build();
+    let first = refused(&upstream).await;
+    assert_eq!(refusal(&first), AuthRefusal::WrongPassword);
+    assert!(first.to_string().contains(&file.display().to_string()), "{first}");
+    assert!(first.to_string().contains("modified 20"), "{first}");
+    for _ in 0..20 {
+        assert_eq!(refused(&upstream).await, first);
+    }
+    assert_eq!(
+        redis.calls("auth"),
+        1 + logins_of_the_test(&redis),
+        "one attempt reached Redis"
+    );
+    assert_eq!(tally.connecting.load(Ordering::Relaxed), 1);
+    assert_eq!(*tally.refusals.lock().unwrap(), ["wrongpass"]);
+    assert_eq!(*tally.failures.lock().unwrap(), ["auth_refused"]);
+
+    // The next attempt comes after a pause, by itself; and a new secret ends the pause.
+    assert!(!upstream.reload_credential().await.unwrap());
+    assert_eq!(refused(&upstream).await, first);
+    secret(&directory, &[REDIS_PASSWORD]);
+    assert!(upstream.reload_credential().await.unwrap());
+    upstream.dial().await.unwrap();
+    assert_eq!(tally.credentials.load(Ordering::Relaxed), 2);
+}
+
+/// How many AUTHs the test's own connections have sent so far, this question included.
+fn logins_of_the_test(redis: &Redis) -> u64 {
+    let connections: u64 = redis.info("total_connections_received").parse().unwrap();
+    // The start looked once, unauthenticated; the upstream connected once; `calls` came before this one.
+    connections - 3
+}
+
+#[tokio::test]
+async fn the_pause_after_a_refusal_ends_by_itself() {
+    let redis = Redis::start();
+    let upstream = Plan::unix(redis.socket()).password(REDIS_PASSWORD_2).build();
+    refused(&upstream).await;
+    assert_eq!(
+        redis
+            .client()
+            .call(&format!("CONFIG SET requirepass {REDIS_PASSWORD_2}")),
+        "+OK"
+    );
+    let deadline = Instant::now() + PATIENCE;
+    let begun = Instant::now();
+    while upstream.dial().await.is_err() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_millis(500), "there was a pause");
+}
+
+#[tokio::test]
+async fn f16_the_second_line_is_tried_and_remembered() {
+    let redis = Redis::start();
+    let directory = TempDir::new().unwrap();
+    let file = secret(&directory, &[REDIS_PASSWORD_2, REDIS_PASSWORD]);
+    let tally = Arc::new(Tally::default());
+    let upstream = Plan::unix(redis.socket())
+        .password_file(&file)
+        .counters(&tally)
+        .build();
+    for _ in 0..5 {
+        upstream.dial().await.unwrap();
+    }
+    assert!(tally.refusals.lock().unwrap().is_empty());
+    let log = redis.client().call("ACL LOG");
+    assert!(log.contains("count"), "{log}");
+    let entries = redis.client().call("ACL LOG").matches("username").count();
+    assert_eq!(
+        entries, 1,
+        "only the first connection tried the password that is not in force yet"
+    );
+    // Now the new one is put in force, and the old one ends.
+    assert_eq!(
+        redis
+            .client()
+            .call(&format!("CONFIG SET requirepass {REDIS_PASSWORD_2}")),
+        "+OK"
+    );
+    upstream.dial().await.unwrap();
+}
+
+#[tokio::test]
+async fn f16_a_password_rotated_under_us_is_read_again() {
+    let redis = Redis::start();
+    let directory = TempDir::new().unwrap();
+    let file = secret(&directory, &[REDIS_PASSWORD]);
+    let tally = Arc::new(Tally::default());
+    let upstream = Plan::unix(redis.socket())
+        .password_file(&file)
+        .counters(&tally)
+        .build();
+    let mut before = upstream.dial().await.unwrap();
+    assert_eq!(
+        redis
+            .client()
+            .call(&format!("CONFIG SET requirepass {REDIS_PASSWORD_2}")),
+        "+OK"
+    );
+    secret(&directory, &[REDIS_PASSWORD_2]);
+    // No reload: the refusal itself makes us look.
+    upstream.dial().await.unwrap();
+    assert_eq!(
+        ask(&mut before.stream, "PING").await,
+        "+PONG\r\n",
+        "existing connections stay"
+    );
+    assert!(tally.refusals.lock().unwrap().is_empty());
+    assert_eq!(tally.credentials.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_read_keeps_the_former_one() {
+    let redis = Redis::start();
+    let directory = TempDir::new().unwrap();
+    let file = secret(&directory, &[REDIS_PASSWORD]);
+    let upstream = Plan::unix(redis.socket()).password_file(&file).build();
+    for bad in [&[""][..], &["a", "b", "c"]] {
+        secret(&directory, bad);
+        assert!(upstream.reload_credential().await.is_err());
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(upstream.reload_credential().await.is_err());
+    upstream.dial().await.unwrap();
+    let error = Plan::unix(redis.socket())
+        .password_file(&file)
+        .try_build()
+        .unwrap_err();
+    assert!(error.to_string().contains(&file.display().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn f17_a_server_that_is_open_to_everyone_is_refused() {
+    let redis = Redis::without_password().start();
+    let error = refused(&Plan::unix(redis.socket()).password(REDIS_PASSWORD).build()).await;
+    assert_eq!(refusal(&error), AuthRefusal::NoPasswordSet);
+    assert_eq!(error.label(), "no_password_set");
+    assert!(error.to_string().contains("requirepass"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_password_says_which_setting_is_missing() {
+    let redis = Redis::start();
+    for database in [0, 3] {
+        let error = refused(&Plan::unix(redis.socket()).database(database).build()).await;
+        assert_eq!(refusal(&error), AuthRefusal::PasswordRequired);
+        assert!(error.to_string().contains("password_file"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_repeats_our_password_is_not_shown() {
+    let redis = Redis::without_password().line("rename-command AUTH \"\"").start();
+    let error = refused(&Plan::unix(redis.socket()).password(REDIS_PASSWORD).build()).await;
+    assert_eq!(refusal(&error), AuthRefusal::Other);
+}
+
+// What is there but cannot serve: F-8, F-9, F-10, F-15, P-10.
+
+#[tokio::test]
+async fn f8_loading_is_up_and_not_ready() {
+    for code in ["LOADING", "MASTERDOWN", "BUSY"] {
+        let fake = Fake::start(move |command| match command[0].as_str() {
+            "AUTH" => Action::say("+OK\r\n"),
+            _ => Action::say(format!("-{code} try later\r\n")),
+        });
+        let tally = Arc::new(Tally::default());
+        let upstream = Plan::fake(&fake)
+            .password(REDIS_PASSWORD)
+            .counters(&tally)
+            .build();
+        upstream.dial().await.unwrap();
+        let health = Probe::new(upstream).check().await;
+        assert!(health.up && !health.ready, "{health:?}");
+        assert!(health.detail.contains(code), "{health:?}");
+        assert_eq!(*tally.up.lock().unwrap(), [true]);
+        // A database cannot be selected then.
+        let error = refused(&Plan::fake(&fake).password(REDIS_PASSWORD).database(1).build()).await;
+        assert_eq!(error, DialError::NotReady(code.to_owned()));
+        assert!(error.client_reply().starts_with("LOADING "));
+    }
+}
+
+#[tokio::test]
+async fn f9_a_replica_without_its_master_is_up_and_not_ready() {
+    let redis = Redis::with_password()
+        .line(&format!("replicaof 127.0.0.1 {}", free_port()))
+        .line("replica-serve-stale-data no")
+        .start();
+    let upstream = Plan::unix(redis.socket()).password(REDIS_PASSWORD).build();
+    let health = Probe::new(upstream).check().await;
+    assert!(
+        health.up && !health.ready && health.detail.contains("MASTERDOWN"),
+        "{health:?}"
+    );
+}
+
+#[tokio::test]
+async fn f10_a_server_busy_with_a_script_is_up_and_not_ready() {
+    let redis = Redis::with_password().line("busy-reply-threshold 1").start();
+    let upstream = Plan::unix(redis.socket()).password(REDIS_PASSWORD).build();
+    let mut probe = Probe::new(Arc::clone(&upstream));
+    assert!(probe.check().await.ready);
+    let mut hog = upstream.dial().await.unwrap();
+    hog.stream
+        .write_all(&support::request(&[b"EVAL", b"while true do end", b"0"]))
+        .await
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let health = probe.check().await;
+        if !health.ready && health.up {
+            assert!(health.detail.contains("BUSY"), "{health:?}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{health:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut killer = upstream.dial().await.unwrap();
+    assert_eq!(ask(&mut killer.stream, "SCRIPT KILL").await, "+OK\r\n");
+    let mut reply = [0; 512];
+    assert!(hog.stream.read(&mut reply).await.unwrap() > 0);
+    assert!(probe.check().await.ready);
+}
+
+#[tokio::test]
+async fn f15_a_server_without_room_is_recognised_every_time() {
+    let redis = Redis::with_password().tcp().line("maxclients 1").start();
+    // The connection of the start may not have been forgotten yet.
+    let deadline = Instant::now() + PATIENCE;
+    let _keeper = loop {
+        let mut keeper = tokio::net::TcpStream::connect(("127.0.0.1", redis.port()))
+            .await
+            .unwrap();
+        keeper.write_all(b"*1\r\n$4\r\nPING\r\n").await.unwrap();
+        let mut answer = [0; 7];
+        if keeper.read_exact(&mut answer).await.is_ok() && &answer == b"-NOAUTH" {
+            break keeper;
+        }
+        assert!(Instant::now() < deadline);
+    };
+    for _ in 0..50 {
+        for plan in [Plan::tcp("127.0.0.1", redis.port()), Plan::unix(redis.socket())] {
+            let error = refused(&plan.password(REDIS_PASSWORD).build()).await;
+            assert_eq!(error, DialError::MaxClients);
+            assert_eq!(error.client_reply(), "ERR max number of clients reached");
+        }
+    }
+}
+
+#[tokio::test]
+async fn p10_errors_that_come_unasked_are_read() {
+    let cases = [
+        ("-ERR max number of clients reached\r\n", "max_clients"),
+        (
+            "-DENIED Redis is running in protected mode because ...\r\n",
+            "protected_mode",
+        ),
+        ("", "closed"),
+    ];
+    for (greeting, expected) in cases {
+        for reset in [false, true] {
+            let action = if reset {
+                Action::SayAndReset
+            } else {
+                Action::SayAndClose
+            };
+            let fake = Fake::start_with_greeting(Some(action(greeting.into())), |_| Action::Silence);
+            for plan in [Plan::fake(&fake), Plan::fake(&fake).password(REDIS_PASSWORD)] {
+                let error = refused(&plan.build()).await;
+                // A reset may arrive while the connection is still being made, and takes the text with it.
+                let lost = reset && error == DialError::Closed;
+                assert!(lost || error.label() == expected, "{greeting:?}: {error}");
+            }
+        }
+    }
+}
+
+// What is not Redis, or not an honest one: F-18, F-44, P-11.
+
+#[tokio::test]
+async fn f18_what_is_not_redis_is_named_by_its_first_bytes() {
+    let cases: [(&[u8], &str); 3] = [
+        (
+            b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+            "\"HTTP/1.1 400 Bad\"",
+        ),
+        (
+            b"\x15\x03\x03\x00\x02\x02\x46",
+            "\"\\x15\\x03\\x03\\x00\\x02\\x02F\"",
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "\"SSH-2.0-OpenSSH_\""),
+    ];
+    for (bytes, shown) in cases {
+        let fake = Fake::start(move |_| Action::SayAndClose(bytes.to_vec()));
+        let error = refused(&Plan::fake(&fake).password(REDIS_PASSWORD).build()).await;
+        assert_eq!(error.label(), "not_redis");
+        assert!(error.to_string().contains(shown), "{error}");
+        assert_eq!(error.client_reply(), UNREACHABLE);
+    }
+}
+
+#[tokio::test]
+async fn f44_more_than_was_asked_for_is_refused() {
+    let cases: [(&[u8], &str); 9] = [
+        (b"+OK\r\n+OK\r\n", "protocol"),
+        (b"+OK\r\n>2\r\n+message\r\n+x\r\n", "protocol"),
+        (b"+OK\r\n$5\r\nhal", "protocol"),
+        (b"+OK\r\n\r\n", "protocol"),
+        (b":1\r\n", "protocol"),
+        (b"+PONG\r\n", "protocol"),
+        (b"$-1\r\n", "protocol"),
+        (b"%1\r\n+a\r\n+b\r\n", "protocol"),
+        (b"-\xff\xfe\r\n", "protocol"),
+    ];
+    for (answer, expected) in cases {
+        let fake = Fake::start(move |_| Action::Say(answer.to_vec()));
+        let error = refused(&Plan::fake(&fake).password(REDIS_PASSWORD).build()).await;
+        assert_eq!(error.label(), expected, "{}", answer.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn p11_a_hostile_server_costs_neither_memory_nor_patience() {
+    let nested = "*1\r\n".repeat(1_000_000);
+    let floods: [Vec<u8>; 5] = [
+        vec![b'x'; 65536],
+        [b"+".to_vec(), vec![b'x'; 65536]].concat(),
+        [b"$1099511627776\r\n".to_vec(), vec![b'x'; 65536]].concat(),
+        nested.into_bytes(),
+        b"*4294967296\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n".repeat(1000),
+    ];
+    for flood in floods {
+        let shown = flood[..12].escape_ascii().to_string();
+        let fake = Fake::start(move |_| Action::Flood(flood.clone()));
+        let error = refused(&Plan::fake(&fake).password(REDIS_PASSWORD).build()).await;
+        assert!(
+            ["protocol", "not_redis"].contains(&error.label()),
+            "{shown}: {error}"
+        );
+    }
+}
+
+// TLS: F-19, X-12.
+
+fn with_ca(authority: &Authority) -> UpstreamTls {
+    UpstreamTls {
+        ca_file: Some(authority.file()),
+        ..UpstreamTls::default()
+    }
+}
+
+fn tls_redis(identity: &support::Identity, authority: &Authority) -> Options {
+    Redis::with_password().tls(identity, &authority.file())
+}
+
+fn tls_reason(error: &DialError) -> TlsReason {
+    assert_eq!(error.client_reply(), UNREACHABLE);
+    match error {
+        DialError::Tls(failure) => failure.reason,
+        other => panic!("not TLS: {other}"),
+    }
+}
+
+#[tokio::test]
+async fn tls_is_verified_before_the_credential_is_sent() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    let redis = tls_redis(&ours.server("redis"), &ours).start();
+    let plan = |host: &str, tls| {
+        Plan::tcp(host, redis.tls_port())
+            .password(REDIS_PASSWORD)
+            .tls(tls)
+    };
+    for host in ["127.0.0.1", "localhost"] {
+        let dialed = plan(host, with_ca(&ours)).build().dial().await.unwrap();
+        assert_eq!(dialed.stream.tls_version(), Some("1.3"));
+    }
+    let auths = redis.calls("auth");
+    let error = refused(&plan("localhost", with_ca(&other)).build()).await;
+    assert_eq!(tls_reason(&error), TlsReason::Untrusted);
+    assert!(error.to_string().contains("ca_file"), "{error}");
+    assert_eq!(
+        redis.calls("auth"),
+        auths + 1,
+        "only the question itself logged in"
+    );
+
+    let named = UpstreamTls {
+        server_name: Some("redis.internal".to_owned()),
+        ..with_ca(&ours)
+    };
+    let error = refused(&plan("localhost", named).build()).await;
+    assert_eq!(tls_reason(&error), TlsReason::WrongName);
+    assert!(
+        error.to_string().contains("redis.internal") && error.to_string().contains("localhost"),
+        "{error}"
+    );
+
+    // Not without saying so: no verification at all.
+    let blind = UpstreamTls {
+        unsafe_skip_verify: true,
+        ..UpstreamTls::default()
+    };
+    plan("127.0.0.1", blind).build().dial().await.unwrap();
+}
+
+#[tokio::test]
+async fn f19_an_expired_certificate_is_refused_with_its_date() {
+    let authority = Authority::new("ours");
+    let redis = tls_redis(&authority.issue(Wish::server("old").expired()), &authority).start();
+    let upstream = Plan::tcp("localhost", redis.tls_port())
+        .password(REDIS_PASSWORD)
+        .tls(with_ca(&authority))
+        .build();
+    let error = refused(&upstream).await;
+    assert_eq!(tls_reason(&error), TlsReason::Expired);
+    assert!(error.to_string().contains("expired at 20"), "{error}");
+}
+
+#[tokio::test]
+async fn another_name_can_be_verified_than_the_address() {
+    let authority = Authority::new("ours");
+    let identity = authority.issue(Wish::server("redis").names(&["redis.internal"]));
+    let redis = tls_redis(&identity, &authority).start();
+    let plan = |tls| {
+        Plan::tcp("127.0.0.1", redis.tls_port())
+            .password(REDIS_PASSWORD)
+            .tls(tls)
+            .build()
+    };
+    assert_eq!(
+        tls_reason(&refused(&plan(with_ca(&authority))).await),
+        TlsReason::WrongName
+    );
+    let named = UpstreamTls {
+        server_name: Some("redis.internal".to_owned()),
+        ..with_ca(&authority)
+    };
+    plan(named).dial().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_may_want_our_certificate() {
+    let authority = Authority::new("ours");
+    let redis = tls_redis(&authority.server("redis"), &authority)
+        .line("tls-auth-clients yes")
+        .start();
+    let plan = |tls| {
+        Plan::tcp("localhost", redis.tls_port())
+            .password(REDIS_PASSWORD)
+            .tls(tls)
+    };
+    let error = refused(&plan(with_ca(&authority)).build()).await;
+    assert_eq!(tls_reason(&error), TlsReason::ClientCertificate);
+    assert!(error.to_string().contains("client_certificate_file"), "{error}");
+    let identity = authority.client("keyward");
+    let files = CertificateFiles {
+        certificate_file: identity.certificate.clone(),
+        key_file: identity.key,
+    };
+    let upstream = plan(UpstreamTls {
+        client_certificate: Some(files),
+        ..with_ca(&authority)
+    })
+    .build();
+    upstream.dial().await.unwrap();
+    let mut names: Vec<_> = upstream
+        .certificates()
+        .into_iter()
+        .map(|info| (info.role.label(), info.name))
+        .collect();
+    names.sort();
+    let file = |path: &Path| path.display().to_string();
+    assert_eq!(
+        names,
+        [
+            ("upstream_ca", file(&authority.file())),
+            ("upstream_client", file(&identity.certificate))
+        ]
+    );
+}
+
+#[tokio::test]
+async fn tls_and_plaintext_are_not_mistaken_for_one_another() {
+    let authority = Authority::new("ours");
+    let redis = tls_redis(&authority.server("redis"), &authority).tcp().start();
+    let plain_port = Plan::tcp("localhost", redis.port())
+        .password(REDIS_PASSWORD)
+        .tls(with_ca(&authority))
+        .timeouts(Duration::from_millis(500), PATIENCE);
+    // Redis may wait for the rest of what it takes for a command, or answer it, or close.
+    let error = refused(&plain_port.build()).await;
+    assert!(
+        [TlsReason::NotTls, TlsReason::Eof, TlsReason::Timeout].contains(&tls_reason(&error)),
+        "{error}"
+    );
+    assert!(error.to_string().contains("TLS"), "{error}");
+    let tls_port = Plan::tcp("localhost", redis.tls_port()).password(REDIS_PASSWORD);
+    let error = refused(&tls_port.build()).await;
+    assert!(["not_redis", "closed"].contains(&error.label()), "{error}");
+}
+
+#[tokio::test]
+async fn certificates_are_exchanged_at_a_reload_or_kept() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let redis = tls_redis(&new.server("redis"), &new).start();
+    let directory = TempDir::new().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::copy(old.file(), &ca).unwrap();
+    let tls = UpstreamTls {
+        ca_file: Some(ca.clone()),
+        ..UpstreamTls::default()
+    };
+    let upstream = Plan::tcp("localhost", redis.tls_port())
+        .password(REDIS_PASSWORD)
+        .tls(tls)
+        .build();
+    assert_eq!(tls_reason(&refused(&upstream).await), TlsReason::Untrusted);
+    std::fs::copy(new.file(), &ca).unwrap();
+    upstream.reload_tls().unwrap();
+    upstream.dial().await.unwrap();
+    std::fs::write(&ca, "rubbish").unwrap();
+    assert!(upstream.reload_tls().unwrap_err().to_string().contains("ca.pem"));
+    upstream.dial().await.unwrap();
+}
+
+// The probe and the log.
+
+#[tokio::test]
+async fn the_probe_follows_the_server_down_and_up_again() {
+    let mut redis = Redis::start();
+    let tally = Arc::new(Tally::default());
+    let upstream = Plan::unix(redis.socket())
+        .password(REDIS_PASSWORD)
+        .counters(&tally)
+        .build();
+    let mut probe = Probe::new(upstream);
+    for _ in 0..3 {
+        assert!(probe.check().await.ready);
+    }
+    assert_eq!(
+        tally.connecting.load(Ordering::Relaxed),
+        1,
+        "the connection is kept"
+    );
+    redis.kill();
+    let health = probe.check().await;
+    assert!(
+        !health.up && !health.ready && health.detail.contains("refused"),
+        "{health:?}"
+    );
+    redis.restart();
+    assert!(probe.check().await.ready);
+    assert_eq!(*tally.up.lock().unwrap(), [true, true, true, false, true]);
+}
+
+#[tokio::test]
+async fn f6_a_server_that_hangs_is_down_within_the_probes_patience() {
+    let redis = Redis::start();
+    let upstream = Plan::unix(redis.socket()).password(REDIS_PASSWORD).build();
+    let mut probe = Probe::new(upstream);
+    assert!(probe.check().await.ready);
+    redis.signal("STOP");
+    let health = probe.check().await;
+    redis.signal("CONT");
+    assert!(!health.up, "{health:?}");
+    let deadline = Instant::now() + PATIENCE;
+    while !probe.check().await.ready {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_credential_shows_although_an_old_connection_still_works() {
+    let redis = Redis::start();
+    let upstream = Plan::unix(redis.socket()).password(REDIS_PASSWORD).build();
+    let mut probe = Probe::new(Arc::clone(&upstream));
+    assert!(probe.check().await.ready);
+    assert_eq!(
+        redis
+            .client()
+            .call(&format!("CONFIG SET requirepass {REDIS_PASSWORD_2}")),
+        "+OK"
+    );
+    assert!(probe.check().await.ready, "Redis keeps what is authenticated");
+    refused(&upstream).await;
+    let health = probe.check().await;
+    assert!(!health.up && health.detail.contains("WRONGPASS"), "{health:?}");
+}
+
+/// What was logged, shared with the subscriber.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_one_line_for_each_change_of_state() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let mut redis = Redis::start();
+    let upstream = Plan::unix(redis.socket()).password(REDIS_PASSWORD).build();
+    for _ in 0..3 {
+        upstream.dial().await.unwrap();
+    }
+    redis.kill();
+    for _ in 0..10 {
+        refused(&upstream).await;
+    }
+    redis.restart();
+    for _ in 0..3 {
+        upstream.dial().await.unwrap();
+    }
+    assert_eq!(
+        redis
+            .client()
+            .call(&format!("CONFIG SET requirepass {REDIS_PASSWORD_2}")),
+        "+OK"
+    );
+    for _ in 0..3 {
+        refused(&upstream).await;
+    }
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for secret in support::SECRETS {
+        assert!(!text.contains(secret), "{text}");
+    }
+    let lines: Vec<(String, String, String)> = text
+        .lines()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let field = |name: &str| line["fields"][name].as_str().unwrap_or_default().to_owned();
+            assert_eq!(field("upstream"), "main");
+            assert_eq!(field("url"), format!("{}/0", redis.socket().display()));
+            (
+                line["level"].as_str().unwrap().to_owned(),
+                field("event"),
+                field("reason"),
+            )
+        })
+        .collect();
+    let line =
+        |level: &str, event: &str, reason: &str| (level.to_owned(), event.to_owned(), reason.to_owned());
+    assert_eq!(
+        lines,
+        [
+            line("INFO", "redis_connection_initialized", ""),
+            line("WARN", "redis_connection_failed", "refused"),
+            line("INFO", "redis_connection_initialized", ""),
+            line("ERROR", "redis_connection_failed", "auth_refused"),
+        ]
+    );
+}
