@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::resp::fuzz::{RequestEvent, check_request};
+use ProtocolError::{InvalidBulkLength, InvalidMultibulkLength, MissingTerminator};
 
 const OPEN: RequestLimits = RequestLimits::AUTHENTICATED;
 const CLOSED: RequestLimits = RequestLimits::UNAUTHENTICATED;
@@ -72,8 +73,6 @@ fn waits(input: &[u8]) {
         input.escape_ascii()
     );
 }
-
-use ProtocolError::{InvalidBulkLength, InvalidMultibulkLength, MissingTerminator};
 
 #[test]
 fn r1_r2_canonical_requests_are_forwarded_as_they_are_whatever_the_packets() {
