@@ -163,7 +163,9 @@ fn perform(mut stream: &TcpStream, action: &Action, state: &Shared) -> bool {
             !state.stop.load(Ordering::Acquire) && stream.write_all(&[*byte]).is_ok()
         }),
         Action::Flood(block) => {
-            while !state.stop.load(Ordering::Acquire) && stream.write_all(block).is_ok() {}
+            while !state.stop.load(Ordering::Acquire) && stream.write_all(block).is_ok() {
+                std::hint::spin_loop()
+            }
             false
         }
         Action::Silence => true,
