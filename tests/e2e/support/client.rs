@@ -72,7 +72,7 @@ impl Client {
     }
 
     fn new(wire: Wire) -> Self {
-        let mut client = Self {
+        let client = Self {
             wire,
             buffer: Vec::new(),
             start: 0,
@@ -82,7 +82,7 @@ impl Client {
     }
 
     /// How long a read or a write may take from now on.
-    pub(crate) fn patience(&mut self, limit: Duration) {
+    pub(crate) fn patience(&self, limit: Duration) {
         match &self.wire {
             Wire::Tcp(stream) => {
                 stream.set_read_timeout(Some(limit)).unwrap();
