@@ -34,7 +34,7 @@ printf "port $plain\nbind 127.0.0.1\ntls-port $tls\ntls-cert-file $dir/server.pe
 cat >"$dir/haproxy.cfg" <<CFG
 global
   nbthread 2
-  maxconn 20000
+  maxconn 5000
   ssl-default-bind-options ssl-min-ver TLSv1.3
 defaults
   mode tcp
@@ -73,6 +73,8 @@ subjects = [(n, p, int(pid)) for n, p, pid in (a.split(":") for a in sys.argv[1:
 def cpu(pid):
     if not pid:
         return 0.0
+    if not os.path.exists(f"/proc/{pid}"):
+        raise SystemExit(f"process {pid} has ended: " + open(os.environ["DIR"] + "/haproxy.log").read())
     fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / tick
 

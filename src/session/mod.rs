@@ -68,7 +68,7 @@ pub enum Action<'a> {
     Login(Login<'a>),
     /// Keep it and ask again when nothing is outstanding.
     Wait,
-    /// Drop it and the lane: the client starts anew ([`Session::reset`] has been done).
+    /// Drop it and the lane: the client starts anew (the session has forgotten its login already).
     Reset,
     /// Answer nothing more and close.
     Close(Closing),
