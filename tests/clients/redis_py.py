@@ -64,11 +64,15 @@ async def session(protocol):
     assert {k async for k in r.scan_iter("py:*")} >= {"py:a", "py:h"}
     async with r.pubsub() as pubsub:
         await pubsub.subscribe("py:chan")
-        await pubsub.psubscribe("py:p*")
-        got = []
-        await r.publish("py:chan", "hello")
+        await pubsub.psubscribe("py:c*")
+        got, confirmed = [], 0
         async for message in pubsub.listen():
-            if message["type"] in ("message", "pmessage"):
+            if message["type"] in ("subscribe", "psubscribe"):
+                confirmed += 1
+                if confirmed == 2:
+                    # Not before: another connection may be faster than a subscription that is still on its way.
+                    assert await r.publish("py:chan", "hello") == 2
+            elif message["type"] in ("message", "pmessage"):
                 got.append(message["data"])
                 if len(got) == 2:
                     break
@@ -91,4 +95,9 @@ async def main():
     print("redis-py", redis.__name__ and __import__("redis").__version__, "ok")
 
 
-asyncio.run(main())
+async def in_time():
+    # Whatever hangs must say so instead of hanging the whole suite.
+    await asyncio.wait_for(main(), timeout=120)
+
+
+asyncio.run(in_time())

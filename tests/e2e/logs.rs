@@ -186,7 +186,12 @@ fn names_of_unknown_users_are_not_written_as_they_came() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
     let mut client = keyward.connect();
-    for name in [SAMPLE_VALUE, "\u{1b}[31mred\u{1b}[0m", "two\r\nlines", "quote\"d"] {
+    for name in [
+        SAMPLE_VALUE,
+        "\u{1b}[31mcrimson\u{1b}[0m",
+        "two\r\nlines",
+        "quote\"d",
+    ] {
         client.call_args(&["AUTH", name, WRONG_PASSWORD]);
     }
     let count = || {

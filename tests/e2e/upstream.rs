@@ -305,6 +305,8 @@ fn a_changed_secret_file_is_read_again_when_redis_refuses_the_old_one() {
         .server("watch_interval = \"1h\"")
         .expect("redis_connection_failed")
         .start();
+    // The files have been looked at for the last time by then.
+    wait_ready(&keyward, 200);
     let mut early = keyward.app();
     assert_eq!(early.call("SET a 1"), "+OK");
     let rotate = ["CONFIG", "SET", "requirepass", REDIS_PASSWORD_2];
