@@ -255,7 +255,13 @@ impl State {
             // Only a connection of this listener makes room here. One at most: a limit that shrank at a reload is
             // not enforced by evicting many at once.
             let oldest = self.oldest_of(listener).filter(|_| open_here == max_here);
-            Some((listener, oldest.ok_or(Reject::Listener)?))
+            // Where both limits are reached the wider one is named: raising the other alone would not help.
+            let reject = if self.total >= settings.max_connections {
+                Reject::Global
+            } else {
+                Reject::Listener
+            };
+            Some((listener, oldest.ok_or(reject)?))
         } else if self.total >= settings.max_connections {
             let oldest = self.oldest().filter(|_| self.total == settings.max_connections);
             Some(oldest.ok_or(Reject::Global)?)
@@ -273,15 +279,22 @@ impl State {
             }
             self.evict(from, sequence);
         }
+        let slot = self.listeners.get_mut(listener).ok_or(Reject::Listener)?;
+        slot.open = slot.open.saturating_add(1);
+        self.total = self.total.saturating_add(1);
+        Ok(self.enter_waiting(listener))
+    }
+
+    /// Puts a connection that holds a slot among those that have not logged in, as the newest.
+    fn enter_waiting(&mut self, listener: usize) -> (u64, Arc<Signal>) {
         let sequence = self.next_sequence;
         self.next_sequence = self.next_sequence.wrapping_add(1);
         let signal = Arc::<Signal>::default();
-        let slot = self.listeners.get_mut(listener).ok_or(Reject::Listener)?;
-        slot.open = slot.open.saturating_add(1);
-        slot.waiting.insert(sequence, Arc::clone(&signal));
-        self.total = self.total.saturating_add(1);
-        self.unauthenticated = self.unauthenticated.saturating_add(1);
-        Ok((sequence, signal))
+        if let Some(slot) = self.listeners.get_mut(listener) {
+            slot.waiting.insert(sequence, Arc::clone(&signal));
+            self.unauthenticated = self.unauthenticated.saturating_add(1);
+        }
+        (sequence, signal)
     }
 
     fn oldest_of(&self, listener: usize) -> Option<u64> {
@@ -370,6 +383,24 @@ impl ConnectionPermit {
             }
         }
         Ok(())
+    }
+
+    /// Moves the connection back to the unauthenticated budget (RESET), evicting the oldest there if it is spent. This
+    /// always succeeds; ask for the new [`ConnectionPermit::eviction`].
+    pub fn logged_out(&mut self) {
+        let Phase::Authenticated { user } = &self.phase else {
+            return;
+        };
+        let max = self.limits.settings.load().max_unauthenticated;
+        let mut state = self.limits.state();
+        decrement(&mut state.users, user);
+        if state.unauthenticated >= max
+            && let Some((listener, sequence)) = state.oldest()
+        {
+            state.evict(listener, sequence);
+        }
+        let (sequence, signal) = state.enter_waiting(self.listener);
+        self.phase = Phase::Unauthenticated { sequence, signal };
     }
 
     /// Counts the connection for its true source, once the PROXY header has said it. The sum never exceeds a limit.

@@ -304,6 +304,14 @@ impl ConnectionGuard {
         }
     }
 
+    /// The client is a stranger again.
+    pub fn logged_out(&mut self) {
+        if self.authenticated {
+            self.authenticated = false;
+            self.listener.unauthenticated.inc();
+        }
+    }
+
     /// Says why the connection ends. The first reason stays: later ones are consequences.
     pub fn close(&mut self, reason: CloseReason) {
         self.reason.get_or_insert(reason);

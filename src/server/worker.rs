@@ -216,7 +216,8 @@ impl Control {
         self.aborting.set(level >= Level::Aborting);
     }
 
-    fn wake(&self) {
+    /// Has the session polled.
+    pub(super) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }

@@ -222,6 +222,24 @@ fn an_evicted_connection_cannot_log_in_any_more() {
 }
 
 #[test]
+fn who_logs_out_is_a_stranger_again() {
+    let mut config = config(100, 1, vec![listener("a", 9, None)]);
+    config.users = vec![user("app", 1)];
+    let limits = Limits::new(&config);
+    let mut first = limits.admit(0, source(1)).unwrap();
+    first.authenticated("app").unwrap();
+    let waiting = limits.admit(0, source(1)).unwrap();
+    first.logged_out();
+    assert!(waiting.eviction().is_evicted(), "the budget holds for those too");
+    assert_eq!((limits.open(), limits.unauthenticated()), (1, 1));
+    let mut second = limits.admit(0, source(1)).unwrap();
+    assert!(first.eviction().is_evicted());
+    second.authenticated("app").unwrap();
+    drop((first, waiting, second));
+    everything_is_released(&limits);
+}
+
+#[test]
 fn a_silent_flood_on_a_full_process_cannot_keep_a_client_out() {
     let limits = Limits::new(&config(4, 2, vec![listener("a", 4, None)]));
     let mut served = Vec::new();
@@ -234,7 +252,7 @@ fn a_silent_flood_on_a_full_process_cannot_keep_a_client_out() {
     let mut client = limits.admit(0, source(1)).unwrap();
     assert!(silent.eviction().is_evicted());
     client.authenticated("app").unwrap();
-    assert_eq!(limits.admit(0, source(66)).unwrap_err(), Reject::Listener);
+    assert_eq!(limits.admit(0, source(66)).unwrap_err(), Reject::Global);
     drop((served, silent, client));
     everything_is_released(&limits);
 }
@@ -278,7 +296,7 @@ fn a_reload_changes_limits_and_keeps_counts_and_numbers() {
 proptest! {
     /// Whatever happens in whatever order: no limit is exceeded, and in the end everything is given back.
     #[test]
-    fn counts_hold_for_any_sequence(steps in prop::collection::vec((0_u8..6, 0_u8..4, 0_usize..8), 1..300)) {
+    fn counts_hold_for_any_sequence(steps in prop::collection::vec((0_u8..7, 0_u8..4, 0_usize..8), 1..300)) {
         let mut config = config(6, 3, vec![listener("a", 5, Some(3)), listener("b", 4, None)]);
         config.users = vec![user("app", 2)];
         let limits = Limits::new(&config);
@@ -295,10 +313,11 @@ proptest! {
                     prop_assert_eq!(evicted, permit.authenticated(name) == Err(Reject::Evicted));
                 }
                 5 if !permits.is_empty() => drop(permits[any].set_source(source(who))),
+                6 if !permits.is_empty() => permits[any].logged_out(),
                 _ => {}
             }
             let state = limits.state();
-            prop_assert!(state.total <= 6 && state.unauthenticated <= 3 && state.closing <= 3);
+            prop_assert!(state.total <= 6 && state.unauthenticated <= 3);
             prop_assert_eq!(state.total + state.closing, permits.len());
             prop_assert!(state.users.get("app").copied().unwrap_or(0) <= 2);
             prop_assert!(state.listeners[0].open <= 5 && state.listeners[1].open <= 4);

@@ -42,7 +42,7 @@ impl Client {
         peer: Peer,
         open: ConnectionGuard,
     ) -> Self {
-        let eviction = permit.eviction();
+        let evicted = eviction_of(&permit);
         Self {
             worker,
             control: Rc::clone(&registration.control),
@@ -51,7 +51,7 @@ impl Client {
             settings,
             peer,
             open,
-            evicted: Box::pin(async move { eviction.evicted().await }),
+            evicted,
         }
     }
 
@@ -195,8 +195,22 @@ impl Client {
         self.open.authenticated();
     }
 
+    /// The client is a stranger again (RESET), in the strangers' budget like every other.
+    pub(super) fn logged_out(&mut self) {
+        self.permit.logged_out();
+        self.evicted = eviction_of(&self.permit);
+        self.open.logged_out();
+        // The new eviction is listened to from the next poll on.
+        self.control.wake();
+    }
+
     /// Says why the connection ends.
     pub(super) fn close(&mut self, reason: CloseReason) {
         self.open.close(reason);
     }
+}
+
+fn eviction_of(permit: &ConnectionPermit) -> Pin<Box<dyn Future<Output = ()>>> {
+    let eviction = permit.eviction();
+    Box::pin(async move { eviction.evicted().await })
 }

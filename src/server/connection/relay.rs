@@ -143,7 +143,11 @@ impl Relay {
         let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
         self.client.close(reason);
         drop(self.lane.take());
-        if !matches!(reason, CloseReason::ClientReset | CloseReason::WriteStall) {
+        // An evicted stranger's place is taken already: it must not linger.
+        if !matches!(
+            reason,
+            CloseReason::ClientReset | CloseReason::WriteStall | CloseReason::Evicted
+        ) {
             self.stream.close_gently(CLOSE_PATIENCE).await;
         }
     }
@@ -604,9 +608,16 @@ impl Relay {
         self.lane = None;
         self.replies = ReplyScanner::new();
         self.reply_carry.clear();
-        let known = self.session.identity().is_some();
-        self.requests.set_limits(self.client.request_limits(known));
-        if !known {
+        let identity = self.session.identity();
+        self.requests
+            .set_limits(self.client.request_limits(identity.is_some()));
+        if let Some(identity) = identity {
+            // The nameless user of a listener without login, who has no limit.
+            let _ = self.client.permit.authenticated(&identity.user.name);
+            return;
+        }
+        self.client.logged_out();
+        if !self.login_deadline.is_set() {
             self.login_deadline.set(now + self.client.login_rules().timeout);
         }
     }
