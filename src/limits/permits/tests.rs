@@ -232,10 +232,11 @@ fn who_logs_out_is_a_stranger_again() {
     first.logged_out();
     assert!(waiting.eviction().is_evicted(), "the budget holds for those too");
     assert_eq!((limits.open(), limits.unauthenticated()), (1, 1));
+    drop(waiting);
     let mut second = limits.admit(0, source(1)).unwrap();
     assert!(first.eviction().is_evicted());
     second.authenticated("app").unwrap();
-    drop((first, waiting, second));
+    drop((first, second));
     everything_is_released(&limits);
 }
 
