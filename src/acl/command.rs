@@ -112,6 +112,8 @@ pub enum Role {
     ClientReply,
     /// CLIENT SETNAME: replayed on a new upstream connection.
     ClientSetName,
+    /// CLIENT GETNAME: answered here where lanes are shared.
+    ClientGetName,
     /// CLIENT SETINFO: replayed on a new upstream connection.
     ClientSetInfo,
     /// CLIENT TRACKING: invalidation pushes, or another connection's with REDIRECT (K-4).

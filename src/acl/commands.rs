@@ -11,9 +11,9 @@
 
 use super::command::Class::{self, Admin, Big, Module, Shareable};
 use super::command::Role::{
-    self, Auth, ClientCaching, ClientNo, ClientReply, ClientSetInfo, ClientSetName, ClientTracking,
-    ConnectionState, Discard, Exec, Hello, Http, Monitor, Multi, Ping, Plain, Quit, Replication, Reset,
-    Select, Subscribe, Unsubscribe, Unwatch, Watch,
+    self, Auth, ClientCaching, ClientGetName, ClientNo, ClientReply, ClientSetInfo, ClientSetName,
+    ClientTracking, ConnectionState, Discard, Exec, Hello, Http, Monitor, Multi, Ping, Plain, Quit,
+    Replication, Reset, Select, Subscribe, Unsubscribe, Unwatch, Watch,
 };
 use super::command::SubKind::{Channel, Pattern, Shard};
 use super::command::{
@@ -345,7 +345,7 @@ const ROWS: &[Command] = &[
     row("client",                          -2, Plain,                 Class::State,    SUBS, "2.4",  "7.2", SLOW),
     row("client|caching",                   3, ClientCaching,         Class::State,    ____, "6.0",  "7.2", SLOW|CONNECTION),
     row("client|capa",                     -3, ConnectionState,       Class::State,    ____, "-",    "8.0", SLOW|CONNECTION),
-    row("client|getname",                   2, Plain,                 Class::State,    ____, "2.6",  "7.2", SLOW|CONNECTION),
+    row("client|getname",                   2, ClientGetName,         Class::State,    ____, "2.6",  "7.2", SLOW|CONNECTION),
     row("client|getredir",                  2, Plain,                 Class::State,    ____, "6.0",  "7.2", SLOW|CONNECTION),
     row("client|help",                      2, Plain,                 Class::State,    ____, "5.0",  "7.2", SLOW|CONNECTION),
     row("client|id",                        2, Plain,                 Class::State,    ____, "5.0",  "7.2", SLOW|CONNECTION),

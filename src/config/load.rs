@@ -212,24 +212,12 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
         seconds(2),
         (Duration::from_millis(50), seconds(3_600)),
     );
-    // `shared` is a word of the design, so it deserves a better answer than "unknown".
-    let shared = table.text("connections") == Some("shared");
-    let connections = if shared {
-        context
-            .error(
-                code::CHOICE,
-                &table.place_of("connections"),
-                "`connections` cannot be \"shared\" in this version",
-            )
-            .label("shared upstream connections do not exist yet")
-            .help("write connections = \"dedicated\" (one upstream connection per client) or leave it out");
-        Connections::Dedicated
-    } else {
-        let dedicated = ("dedicated", Connections::Dedicated);
-        context
-            .choice(table, "connections", &[dedicated], dedicated)
-            .value
-    };
+    let words = [
+        ("shared", Connections::Shared),
+        ("dedicated", Connections::Dedicated),
+    ];
+    let default = ("shared", Connections::Shared);
+    let connections = context.choice(table, "connections", &words, default).value;
     Server {
         workers: to_usize(workers),
         max_connections: to_usize(max_connections),

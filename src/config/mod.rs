@@ -76,6 +76,8 @@ pub struct Server {
 /// How client sessions use upstream connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connections {
+    /// Sessions of one user share a few; those that need connection state have one of their own meanwhile.
+    Shared,
     /// One upstream connection per client.
     Dedicated,
 }

@@ -104,6 +104,8 @@ labels! {
         IdleTimeout = "idle_timeout",
         /// The client read nothing for `write_stall_timeout`.
         WriteStall = "write_stall",
+        /// The client left too many replies unread on a lane that others wait for.
+        SlowReader = "slow_reader",
         /// The upstream closed while the session depended on its connection.
         UpstreamClosed = "upstream_closed",
         /// No connection to the upstream could be made.

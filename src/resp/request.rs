@@ -521,6 +521,12 @@ impl<'a> Args<'a> {
         self.iter().nth(index)
     }
 
+    /// Bytes of the request behind its first line, as far as they are in the slice.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.rest.len()
+    }
+
     /// The arguments that lie in the slice as a whole.
     #[inline]
     pub fn iter(&self) -> ArgsIter<'a> {

@@ -12,6 +12,7 @@
 mod acceptor;
 mod connection;
 mod counters;
+mod lanes;
 mod listener;
 mod prepare;
 mod reload;
@@ -135,7 +136,14 @@ impl Bound {
         let mut listeners = Vec::new();
         for (section, prepared) in config.listeners.iter().zip(prepared) {
             sockets.push(net::Listener::bind(&section.address)?);
-            let settings = Settings::new(section, &config.login, prepared, &upstreams, &metrics)?;
+            let settings = Settings::new(
+                section,
+                &config.server,
+                &config.login,
+                prepared,
+                &upstreams,
+                &metrics,
+            )?;
             let index = shared.limits.listener(&section.name).unwrap_or(usize::MAX);
             listeners.push(Arc::new(Listener::new(
                 index,

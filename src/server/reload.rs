@@ -121,7 +121,15 @@ impl Serving {
         let mut settings = Vec::new();
         for (section, prepared) in config.listeners.iter().zip(prepared) {
             settings.push(
-                Settings::new(section, &config.login, prepared, &upstreams, &metrics).map_err(|error| {
+                Settings::new(
+                    section,
+                    &config.server,
+                    &config.login,
+                    prepared,
+                    &upstreams,
+                    &metrics,
+                )
+                .map_err(|error| {
                     vec![Diagnostic {
                         code: "KW0702",
                         severity: Severity::Error,
@@ -226,6 +234,7 @@ impl Settings {
     /// Puts one listener's settings together.
     pub(super) fn new(
         section: &config::Listener,
+        server: &config::Server,
         login: &config::Login,
         prepared: Prepared,
         upstreams: &[Arc<Upstream>],
@@ -238,6 +247,7 @@ impl Settings {
         };
         let upstream_metrics: Arc<UpstreamMetrics> = metrics.upstream(upstream.name());
         Ok(Self {
+            sharing: server.connections == config::Connections::Shared,
             config: section.clone(),
             login: login.clone(),
             tls: prepared.tls,

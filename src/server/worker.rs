@@ -16,8 +16,10 @@ use tokio::task::LocalSet;
 
 use crate::drain::{DrainWatch, Level};
 use crate::session::Stamp;
+use crate::upstream::Scratch;
 
 use super::connection::{self, Job};
+use super::lanes::{self, Lanes};
 
 /// The acceptors' end of a worker.
 pub(super) struct Handle {
@@ -37,6 +39,7 @@ pub(super) struct Worker {
     epoch: Instant,
     controls: RefCell<HashMap<u64, Rc<Control>>>,
     next_id: Cell<u64>,
+    pub(super) lanes: Lanes,
 }
 
 /// How the worker reaches one of its sessions.
@@ -127,7 +130,9 @@ async fn work(
         epoch: Instant::now(),
         controls: RefCell::default(),
         next_id: Cell::new(0),
+        lanes: Lanes::default(),
     });
+    let mut tidy = tokio::time::interval(lanes::TIDY_INTERVAL);
     let mut level = drain.level();
     loop {
         tokio::select! {
@@ -142,6 +147,7 @@ async fn work(
                 level = drain.level();
                 worker.tell(|control| control.rise(level));
             }
+            now = tidy.tick() => worker.lanes.tidy(now.into_std()),
             Ok(()) = reloads.changed() => worker.tell(|control| control.reload.set(true)),
         }
     }
@@ -177,28 +183,6 @@ impl Worker {
         }
     }
 
-    /// Lends the window for one read and what is made of it.
-    pub(super) fn with_window<T>(&self, work: impl FnOnce(&mut [u8]) -> T) -> T {
-        work(&mut self.window.borrow_mut())
-    }
-
-    /// An empty buffer with some room.
-    pub(super) fn take_buffer(&self) -> BytesMut {
-        self.buffers
-            .borrow_mut()
-            .pop()
-            .unwrap_or_else(|| BytesMut::with_capacity(FRESH_BUFFER))
-    }
-
-    /// Takes an empty buffer back.
-    pub(super) fn give_buffer(&self, mut buffer: BytesMut) {
-        let mut buffers = self.buffers.borrow_mut();
-        if buffers.len() < MAX_SPARE_BUFFERS && buffer.capacity() <= MAX_SPARE_SIZE {
-            buffer.clear();
-            buffers.push(buffer);
-        }
-    }
-
     /// A moment for the session to hand back.
     pub(super) fn stamp(&self, now: Instant) -> Stamp {
         u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(Stamp::MAX)
@@ -207,6 +191,30 @@ impl Worker {
     /// Time since a stamp.
     pub(super) fn since(&self, stamp: Stamp, now: Instant) -> Duration {
         Duration::from_nanos(self.stamp(now).saturating_sub(stamp))
+    }
+}
+
+impl Scratch for Worker {
+    /// Lends the window for one read and what is made of it.
+    fn with_window<T>(&self, work: impl FnOnce(&mut [u8]) -> T) -> T {
+        work(&mut self.window.borrow_mut())
+    }
+
+    /// An empty buffer with some room.
+    fn take_buffer(&self) -> BytesMut {
+        self.buffers
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(FRESH_BUFFER))
+    }
+
+    /// Takes an empty buffer back.
+    fn give_buffer(&self, mut buffer: BytesMut) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < MAX_SPARE_BUFFERS && buffer.capacity() <= MAX_SPARE_SIZE {
+            buffer.clear();
+            buffers.push(buffer);
+        }
     }
 }
 

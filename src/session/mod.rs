@@ -20,14 +20,14 @@ mod state;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::acl::{self, Command, Resolved, Role};
+use crate::acl::{self, Class, Command, Resolved, Role};
 use crate::auth::{AuthFailure, Identity};
 use crate::resp::{Args, FrameKind, encode};
 
 pub use login::{DEFAULT_USER, Hello, Login};
 pub use pending::{Expect, Stamp};
 pub use refusal::{Note, Surprise};
-pub use state::Effect;
+pub use state::{Effect, Pin};
 
 use pending::{Kind, Pending};
 use refusal::printable;
@@ -52,6 +52,8 @@ pub enum Action<'a> {
     Forward {
         /// The row of the command table.
         command: &'static Command,
+        /// On which kind of lane.
+        route: Route,
         /// What it brings.
         expect: Expect,
     },
@@ -89,6 +91,16 @@ pub enum Closing {
     Malformed,
 }
 
+/// Which kind of lane a request travels on. Everything outstanding is on one kind: a request for the other waits
+/// until the replies before it have come, so that the order holds (DESIGN: order within a session).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// With the requests of other sessions of the same user.
+    Shared,
+    /// On a connection of the session's own.
+    Own,
+}
+
 /// What becomes of the frame that begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -107,6 +119,10 @@ pub struct Rules {
     pub max_failures: u32,
     /// Database that a fresh upstream connection is on.
     pub home_db: u32,
+    /// Requests that leave nothing behind may travel on lanes that sessions share.
+    pub sharing: bool,
+    /// Bytes of the largest request that may.
+    pub max_shared: usize,
 }
 
 /// See the module's documentation.
@@ -127,6 +143,8 @@ pub struct Session {
     /// The frame that is passing.
     current: Current,
     closing: Option<Closing>,
+    /// Where everything outstanding travels.
+    route: Route,
 }
 
 /// CLIENT REPLY.
@@ -171,6 +189,7 @@ impl Session {
             reply_mode: ReplyMode::On,
             current: Current::None,
             closing: None,
+            route: Route::Own,
         }
     }
 
@@ -272,6 +291,8 @@ impl Session {
             Role::Auth | Role::Hello | Role::Reset if !right_arity => {
                 return self.refuse(&refusal::arity(command.name), out);
             }
+            // Another user's requests, and another version's, travel on other lanes.
+            Role::Auth | Role::Hello if self.must_cross() => return Action::Wait,
             Role::Auth => return self.auth(args, out, note),
             Role::Hello => return self.hello(request, out, note),
             Role::Reset => return self.want_reset(out),
@@ -315,6 +336,23 @@ impl Session {
             return self.refuse(refusal::MONITORING, out);
         }
         let args = request.args;
+        if self.rules.sharing {
+            if let Some(action) = self.client_names(command, args, out) {
+                return action;
+            }
+            let route = self.route_of(command, &request);
+            if route != self.route && !self.pending.is_empty() {
+                return Action::Wait;
+            }
+            self.route = route;
+            if route == Route::Shared {
+                return Action::Forward {
+                    command,
+                    route,
+                    expect: Expect::Reply(Effect::None),
+                };
+            }
+        }
         let skipped = self.reply_mode == ReplyMode::Skip;
         let mut expect = Expect::Reply(Effect::None);
         match command.role {
@@ -322,9 +360,13 @@ impl Session {
             Role::Exec | Role::Discard => {
                 self.state.multi = false;
                 self.state.watching = false;
+                expect = Expect::Reply(Effect::EndsTransaction);
             }
             Role::Watch => self.state.watching = true,
-            Role::Unwatch => self.state.watching = false,
+            Role::Unwatch => {
+                self.state.watching = false;
+                expect = Expect::Reply(Effect::EndsTransaction);
+            }
             Role::Subscribe(_) | Role::Unsubscribe(_) if self.state.multi => {
                 return self.refuse(refusal::SUBSCRIBE_IN_MULTI, out);
             }
@@ -357,12 +399,12 @@ impl Session {
             Role::ClientReply if self.state.multi => return self.refuse(refusal::REPLY_IN_MULTI, out),
             Role::ClientReply => return self.client_reply(command, args),
             Role::Blocking => expect = Expect::Reply(Effect::Blocking),
-            Role::Script | Role::ClientTracking | Role::ClientNo | Role::ConnectionState => {
-                self.state.sticky = true
-            }
+            Role::Script => self.state.stick(Pin::Script),
+            Role::ClientTracking => self.state.stick(Pin::Tracking),
+            Role::ClientNo | Role::ConnectionState => self.state.stick(Pin::ConnectionState),
             // What a transaction does to them shows in EXEC's reply alone; better never replayed than replayed wrong.
             Role::Select | Role::ClientSetName | Role::ClientSetInfo if self.state.multi => {
-                self.state.sticky = true
+                self.state.stick(Pin::ConnectionState);
             }
             Role::Select => {
                 if let Some(db) = args.get(1).and_then(crate::resp::parse_integer) {
@@ -387,18 +429,112 @@ impl Session {
         }
         if self.reply_mode != ReplyMode::On {
             // What it changed cannot be seen, so it cannot be replayed either.
-            self.state.sticky = true;
+            self.state.stick(Pin::NoReplies);
             expect = Expect::Nothing;
         }
         if skipped {
             self.reply_mode = ReplyMode::On;
         }
-        Action::Forward { command, expect }
+        match command.class {
+            Class::Module => self.state.stick(Pin::Module),
+            Class::Admin => self.state.spent = true,
+            _ => {}
+        }
+        Action::Forward {
+            command,
+            route: Route::Own,
+            expect,
+        }
+    }
+
+    /// Where a request may travel (rule 3b).
+    fn route_of(&self, command: &Command, request: &Request<'_>) -> Route {
+        let fits = request.whole && request.args.size() <= self.rules.max_shared;
+        if command.class == Class::Shareable && fits && self.pinned().is_none() {
+            Route::Shared
+        } else {
+            Route::Own
+        }
+    }
+
+    /// Why the session needs a lane of its own at present, whatever it asks for next; `None`: it does not.
+    pub fn pinned(&self) -> Option<Pin> {
+        if self.reply_mode != ReplyMode::On {
+            return Some(Pin::NoReplies);
+        }
+        self.state.pinned()
+    }
+
+    /// The session needs its own lane no longer: nothing is outstanding and nothing was left behind on it.
+    pub fn may_release_lane(&self) -> bool {
+        self.rules.sharing && self.pending.is_empty() && self.pinned().is_none()
+    }
+
+    /// The own lane is given back. `true`: it may serve another session, in the state of [`Session::lane_state`].
+    pub fn release_lane(&mut self) -> bool {
+        !std::mem::replace(&mut self.state.spent, false)
+    }
+
+    /// From now on the session keeps a lane of its own because its replies are big.
+    pub fn pin_bulky(&mut self) {
+        self.state.bulky = true;
+    }
+
+    /// Database and protocol version that the session's requests need.
+    pub fn lane_state(&self) -> (u32, bool) {
+        (self.state.db(), self.state.resp3())
+    }
+
+    /// CLIENT SETNAME, SETINFO and GETNAME, which would be about a connection that is not the session's: answered here,
+    /// as Redis would, where lanes are shared.
+    fn client_names(
+        &mut self,
+        command: &Command,
+        args: Args<'_>,
+        out: &mut BytesMut,
+    ) -> Option<Action<'static>> {
+        if self.state.multi
+            || self.reply_mode != ReplyMode::On
+            || !right_arity(command.arity, args.announced())
+        {
+            return None;
+        }
+        let answer = match command.role {
+            Role::ClientSetName => self.state.set_name_checked(args.get(2)?),
+            Role::ClientSetInfo => self.state.set_info_checked(args.get(2)?, args.get(3)?),
+            Role::ClientGetName => Ok(()),
+            _ => return None,
+        };
+        match answer {
+            Ok(()) if command.role == Role::ClientGetName => {
+                let mut reply = BytesMut::new();
+                match self.state.name() {
+                    Some(name) => encode::bulk(&mut reply, name),
+                    None => encode::null(&mut reply, self.state.resp3()),
+                }
+                self.pending.answer(&reply, out);
+                Some(Action::Answered)
+            }
+            Ok(()) => {
+                self.pending.answer(b"+OK\r\n", out);
+                Some(Action::Answered)
+            }
+            Err(text) => Some(self.refuse(text, out)),
+        }
+    }
+
+    /// Whether the next request for a lane of the session's own must wait for replies from a shared one.
+    fn must_cross(&mut self) -> bool {
+        let crossing = self.rules.sharing && !self.pending.is_empty();
+        if !crossing {
+            self.route = Route::Own;
+        }
+        crossing
     }
 
     /// CLIENT REPLY ON | OFF | SKIP where an ACL allows it (S-12).
     fn client_reply(&mut self, command: &'static Command, args: Args<'_>) -> Action<'static> {
-        self.state.sticky = true;
+        self.state.stick(Pin::NoReplies);
         let was = self.reply_mode;
         let word = args.get(2).filter(|_| args.announced() == 3).unwrap_or_default();
         // Redis compares option words as C strings: `OFF` is one too when a NUL and more follows it.
@@ -407,6 +543,7 @@ impl Session {
             self.reply_mode = ReplyMode::On;
             return Action::Forward {
                 command,
+                route: Route::Own,
                 expect: Expect::Reply(Effect::None),
             };
         }
@@ -426,10 +563,15 @@ impl Session {
             if was == ReplyMode::Skip {
                 self.reply_mode = ReplyMode::On;
             }
-            return Action::Forward { command, expect };
+            return Action::Forward {
+                command,
+                route: Route::Own,
+                expect,
+            };
         }
         Action::Forward {
             command,
+            route: Route::Own,
             expect: Expect::Nothing,
         }
     }
@@ -592,9 +734,28 @@ impl Session {
 
     /// Writes what a fresh lane needs before the next request, and expects the answers. Ask before [`Session::forwarded`].
     pub fn replay(&mut self, lane: &mut BytesMut) {
-        for effect in self.state.replay(self.rules.home_db, lane) {
+        self.replay_from((self.rules.home_db, false), lane);
+    }
+
+    /// The same for a lane that is on this database and speaks RESP3 or not.
+    pub fn replay_from(&mut self, lane_is: (u32, bool), lane: &mut BytesMut) {
+        for effect in self.state.replay(lane_is, !self.rules.sharing, lane) {
             self.pending.swallow(effect);
         }
+    }
+
+    /// One whole reply from a shared lane has passed: returns the stamp of its request, and answers of ours that it held
+    /// up go to `out`.
+    pub fn shared_reply(&mut self, out: &mut BytesMut) -> Option<Stamp> {
+        let stamp = self.pending.settle().map(|settled| settled.stamp);
+        self.pending.release(out);
+        self.pending.shrink();
+        stamp
+    }
+
+    /// Whether nothing but plain replies is outstanding.
+    pub fn awaits_plain_replies_only(&self) -> bool {
+        self.pending.is_plain()
     }
 
     /// The lane is gone. `true`: nothing was outstanding and all its state can be put on a new one (F-3).
@@ -649,6 +810,14 @@ impl Session {
             return Err(Surprise::UnaskedReply);
         };
         match front {
+            Kind::Reply(Effect::EndsTransaction)
+                if kind.is_error() && word != b"EXECABORT" && word != b"ERR" =>
+            {
+                // Redis may still be inside MULTI or watching (its own ACL refused DISCARD, say).
+                self.state.stick(Pin::Transaction);
+                self.current = Current::Reply { applies };
+                Ok(Fate::Deliver)
+            }
             Kind::Plain(_) | Kind::Reply(_) => {
                 self.current = Current::Reply { applies };
                 Ok(Fate::Deliver)

@@ -212,6 +212,18 @@ impl Pending {
         }
     }
 
+    /// Whether every place is settled by plain replies: no answer of ours waits among them.
+    pub(super) fn is_plain(&self) -> bool {
+        match (self.entries.front(), self.entries.len()) {
+            (None, _) => true,
+            (Some(entry), 1) => matches!(entry.kind, Kind::Plain(_)),
+            _ => self
+                .entries
+                .iter()
+                .all(|entry| matches!(entry.kind, Kind::Plain(_))),
+        }
+    }
+
     /// Gives memory back when the queue has been deep and is empty now.
     pub(super) fn shrink(&mut self) {
         if self.entries.is_empty() && self.entries.capacity() > KEPT_ENTRIES {

@@ -27,6 +27,65 @@ pub enum Effect {
     SetInfo(Bytes, Bytes),
     /// The connection is a monitor now.
     Monitor,
+    /// EXEC, DISCARD, UNWATCH: a refusal may leave the transaction open.
+    EndsTransaction,
+}
+
+/// Why a session needs a lane of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pin {
+    /// MULTI is open.
+    Transaction,
+    /// WATCH.
+    Watch,
+    /// Channels, patterns or shard channels are subscribed.
+    Subscribed,
+    /// MONITOR.
+    Monitor,
+    /// CLIENT TRACKING; for good.
+    Tracking,
+    /// A script or function ran; for good (rule 3c).
+    Script,
+    /// A module's command ran; for good.
+    Module,
+    /// CLIENT REPLY OFF or SKIP; for good.
+    NoReplies,
+    /// Other connection state, such as READONLY; for good.
+    ConnectionState,
+    /// A reply was too big to let others wait behind it; for good.
+    BigReplies,
+}
+
+impl Pin {
+    /// Every reason, for pre-created series.
+    pub const ALL: [Self; 10] = [
+        Self::Transaction,
+        Self::Watch,
+        Self::Subscribed,
+        Self::Monitor,
+        Self::Tracking,
+        Self::Script,
+        Self::Module,
+        Self::NoReplies,
+        Self::ConnectionState,
+        Self::BigReplies,
+    ];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Transaction => "transaction",
+            Self::Watch => "watch",
+            Self::Subscribed => "subscribed",
+            Self::Monitor => "monitor",
+            Self::Tracking => "tracking",
+            Self::Script => "script",
+            Self::Module => "module",
+            Self::NoReplies => "no_replies",
+            Self::ConnectionState => "connection_state",
+            Self::BigReplies => "big_replies",
+        }
+    }
 }
 
 /// State that Redis keeps for this session on its connection.
@@ -44,8 +103,12 @@ pub(super) struct State {
     pub(super) multi: bool,
     /// WATCH since the last EXEC, DISCARD, UNWATCH.
     pub(super) watching: bool,
-    /// Something that is not replayed: a script's lane, tracking, READONLY, …
-    pub(super) sticky: bool,
+    /// Something that is not replayed and lasts: a script's lane, tracking, READONLY, …
+    sticky: Option<Pin>,
+    /// The session's replies are too big to share a lane.
+    pub(super) bulky: bool,
+    /// The present lane carried a command of administration, and may not serve others after this session.
+    pub(super) spent: bool,
     /// MONITOR was forwarded.
     pub(super) monitor: bool,
     /// Subscriptions as the last confirmations told.
@@ -57,7 +120,67 @@ pub(super) struct State {
 impl State {
     /// Whether a new connection can take over by [`State::replay`] (F-3).
     pub(super) fn is_replayable(&self) -> bool {
-        !(self.multi || self.watching || self.sticky || self.monitor || self.subscribed())
+        self.pinned().is_none_or(|pin| pin == Pin::BigReplies)
+    }
+
+    /// Pins the session to its lane for the rest of its life; the first reason stays.
+    pub(super) fn stick(&mut self, pin: Pin) {
+        self.sticky.get_or_insert(pin);
+    }
+
+    /// Why the session needs a lane of its own.
+    pub(super) fn pinned(&self) -> Option<Pin> {
+        if self.sticky.is_some() {
+            self.sticky
+        } else if self.multi {
+            Some(Pin::Transaction)
+        } else if self.watching {
+            Some(Pin::Watch)
+        } else if self.monitor {
+            Some(Pin::Monitor)
+        } else if self.subscribed() {
+            Some(Pin::Subscribed)
+        } else if self.bulky {
+            Some(Pin::BigReplies)
+        } else {
+            None
+        }
+    }
+
+    /// The database.
+    pub(super) fn db(&self) -> u32 {
+        self.db
+    }
+
+    /// CLIENT SETNAME.
+    pub(super) fn name(&self) -> Option<&[u8]> {
+        self.name.as_deref()
+    }
+
+    /// CLIENT SETNAME as Redis judges it (`validateClientName`).
+    pub(super) fn set_name_checked(&mut self, name: &[u8]) -> Result<(), &'static str> {
+        if !is_printable(name) {
+            return Err("ERR Client names cannot contain spaces, newlines or special characters.");
+        }
+        if name.len() > MAX_NAME {
+            return Err("ERR keyward: the client name is too long");
+        }
+        self.set_name(Bytes::copy_from_slice(name));
+        Ok(())
+    }
+
+    /// CLIENT SETINFO as Redis judges it (`clientSetinfoCommand`).
+    pub(super) fn set_info_checked(&mut self, attribute: &[u8], value: &[u8]) -> Result<(), &'static str> {
+        let known = [&b"lib-name"[..], &b"lib-ver"[..]]
+            .into_iter()
+            .any(|known| attribute.eq_ignore_ascii_case(known));
+        if !known {
+            return Err("ERR Unrecognized option in CLIENT SETINFO");
+        }
+        if !is_printable(value) || value.len() > MAX_NAME {
+            return Err("ERR lib-name and lib-ver cannot contain spaces, newlines or special characters.");
+        }
+        Ok(())
     }
 
     /// Whether Redis would call this connection a subscriber.
@@ -91,7 +214,7 @@ impl State {
 
     pub(super) fn apply(&mut self, effect: Effect) {
         match effect {
-            Effect::None | Effect::Blocking => {}
+            Effect::None | Effect::Blocking | Effect::EndsTransaction => {}
             Effect::Select(db) => self.db = db,
             Effect::Hello { resp3, name } => {
                 if let Some(resp3) = resp3 {
@@ -117,15 +240,20 @@ impl State {
         self.name = (!name.is_empty()).then_some(name);
     }
 
-    /// Writes the requests that make a fresh connection (on database `home`) look like the last one; returns their effects in order.
-    pub(super) fn replay(&self, home: u32, out: &mut BytesMut) -> Vec<Effect> {
+    /// Writes the requests that make a connection which is on this database and speaks RESP3 or not look like the last
+    /// one, names included if wanted; returns their effects in order.
+    pub(super) fn replay(&self, (db, resp3): (u32, bool), names: bool, out: &mut BytesMut) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if self.resp3 {
-            encode::request(out, &[b"HELLO", b"3"]);
+        if self.resp3 != resp3 {
+            encode::request(out, &[b"HELLO", if self.resp3 { b"3" } else { b"2" }]);
             effects.push(Effect::Hello {
-                resp3: Some(true),
+                resp3: Some(self.resp3),
                 name: None,
             });
+        }
+        if !names {
+            self.replay_database(db, out, &mut effects);
+            return effects;
         }
         if let Some(name) = &self.name {
             encode::request(out, &[b"CLIENT", b"SETNAME", name]);
@@ -135,11 +263,15 @@ impl State {
             encode::request(out, &[b"CLIENT", b"SETINFO", attribute, value]);
             effects.push(Effect::None);
         }
-        if self.db != home {
+        self.replay_database(db, out, &mut effects);
+        effects
+    }
+
+    fn replay_database(&self, db: u32, out: &mut BytesMut, effects: &mut Vec<Effect>) {
+        if self.db != db {
             encode::request(out, &[b"SELECT", self.db.to_string().as_bytes()]);
             effects.push(Effect::Select(self.db));
         }
-        effects
     }
 
     /// A session that begins on database `home`, or begins anew after RESET.
@@ -151,6 +283,14 @@ impl State {
     }
 }
 
+/// Redis takes names of any printable bytes but the blank.
+fn is_printable(name: &[u8]) -> bool {
+    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+/// The longest client name or library name that is remembered.
+const MAX_NAME: usize = 1024;
+
 /// LIB-NAME and LIB-VER; a server that learns more attributes gets them passed on, but not replayed.
 const MAX_INFO: usize = 2;
 
@@ -161,7 +301,7 @@ mod tests {
     #[test]
     fn a_fresh_session_replays_nothing() {
         let mut out = BytesMut::new();
-        assert!(State::at(3).replay(3, &mut out).is_empty());
+        assert!(State::at(3).replay((3, false), true, &mut out).is_empty());
         assert!(out.is_empty());
     }
 
@@ -174,7 +314,7 @@ mod tests {
         });
         state.apply(Effect::Select(5));
         let mut out = BytesMut::new();
-        assert_eq!(state.replay(0, &mut out).len(), 3);
+        assert_eq!(state.replay((0, false), true, &mut out).len(), 3);
         let expected = b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$2\r\nme\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n5\r\n";
         assert_eq!(&out[..], &expected[..]);
     }

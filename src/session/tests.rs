@@ -32,6 +32,8 @@ enum Last {
 }
 
 const RULES: Rules = Rules {
+    sharing: false,
+    max_shared: 16_384,
     max_commands: 16,
     max_failures: 5,
     home_db: 0,

@@ -123,6 +123,14 @@ impl Lane {
         }
     }
 
+    /// Whether an idle lane is open and has nothing to say.
+    pub fn is_quiet(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut byte = [0];
+        matches!(self.state, State::Open(_))
+            && self.is_flushed()
+            && self.poll_read(cx, &mut byte).is_pending()
+    }
+
     /// Gives an empty buffer back, so that idle lanes hold none.
     pub fn take_idle_buffer(&mut self) -> Option<BytesMut> {
         (self.out.is_empty() && self.out.capacity() > 0).then(|| std::mem::take(&mut self.out))

@@ -18,6 +18,7 @@ mod dial;
 mod error;
 mod handshake;
 mod probe;
+mod shared;
 
 use std::any::Any;
 use std::net::IpAddr;
@@ -37,6 +38,7 @@ use credential::CredentialStore;
 pub use dedicated::{Lane, LaneEnd};
 pub use error::{AuthRefusal, DialError, DialReason, SetupError};
 pub use probe::{Probe, UpstreamHealth};
+pub use shared::{LaneReport, LaneState, MAX_SHARED_REQUEST, Replies, Scratch, Seat, SeatEnd, SharedLane};
 
 /// One `[[upstream]]`: everything that is needed to connect to it. Shared by all workers.
 pub struct Upstream {

@@ -15,7 +15,7 @@ use crate::metrics::{CloseReason, ConnectionGuard, ListenerMetrics, Side, Upstre
 use crate::net::Peer;
 use crate::resp::RequestLimits;
 use crate::session::{Rules, Session};
-use crate::upstream::Upstream;
+use crate::upstream::{Lane, LaneState, MAX_SHARED_REQUEST, Seat, Upstream};
 
 use super::super::listener::{Listener, Settings};
 use super::super::worker::{Control, Registration, Worker};
@@ -71,6 +71,8 @@ impl Client {
             max_commands: self.settings.login.max_commands,
             max_failures: self.settings.login.max_failures,
             home_db: self.settings.upstream.database(),
+            sharing: self.settings.sharing,
+            max_shared: MAX_SHARED_REQUEST,
         }
     }
 
@@ -116,6 +118,34 @@ impl Client {
 
     pub(super) fn upstream_metrics(&self) -> &Arc<UpstreamMetrics> {
         &self.settings.upstream_metrics
+    }
+
+    /// A place on the lane of this user's requests.
+    pub(super) fn seat(&self, user: &str, state: LaneState) -> Seat {
+        let lanes = &self.worker.lanes;
+        Seat::new(&lanes.shared(&self.worker, &self.listener, &self.settings, user, state))
+    }
+
+    /// A connection of the session's own, and what state it is in.
+    pub(super) fn lane(&self, wanted: LaneState) -> (Lane, LaneState) {
+        let upstream = self.upstream();
+        let idle = self
+            .settings
+            .sharing
+            .then(|| self.worker.lanes.take(upstream, wanted))
+            .flatten();
+        idle.unwrap_or_else(|| {
+            let fresh = LaneState {
+                db: upstream.database(),
+                resp3: false,
+            };
+            (Lane::dial(upstream), fresh)
+        })
+    }
+
+    /// Gives a clean connection back.
+    pub(super) fn give_lane_back(&self, state: LaneState, lane: Lane) {
+        self.worker.lanes.put(self.upstream(), state, lane);
     }
 
     /// Takes the listener's present settings.

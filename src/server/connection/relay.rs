@@ -23,8 +23,8 @@ use crate::auth::AuthFailure;
 use crate::metrics::{CloseReason, UpstreamClosed};
 use crate::net::Stream;
 use crate::resp::{Args, ProtocolError, ReplyScan, ReplyScanner, RequestScanner, Scan, encode};
-use crate::session::{Action, Closing, Fate, Note, Request, Session, Stamp, Surprise};
-use crate::upstream::{Lane, LaneEnd};
+use crate::session::{Action, Closing, Fate, Note, Request, Route, Session, Stamp, Surprise};
+use crate::upstream::{Lane, LaneEnd, LaneState, Replies, Scratch, Seat, SeatEnd};
 
 use super::alarm::Alarm;
 use super::client::Client;
@@ -53,6 +53,9 @@ pub(super) struct Relay {
     /// The client has closed its sending half.
     half_closed: bool,
     session: Session,
+    /// Its place on a lane that it shares.
+    seat: Option<Seat>,
+    /// A lane of its own.
     lane: Option<Lane>,
     replies: ReplyScanner,
     /// Read from Redis and not consumed: the head of one reply.
@@ -123,6 +126,7 @@ impl Relay {
             unflushed: false,
             half_closed: false,
             session,
+            seat: None,
             lane: None,
             replies: ReplyScanner::new(),
             reply_carry: BytesMut::new(),
@@ -143,6 +147,7 @@ impl Relay {
         let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
         self.client.close(reason);
         drop(self.lane.take());
+        drop(self.seat.take());
         // An evicted stranger's place is taken already: it must not linger.
         if !matches!(
             reason,
@@ -170,7 +175,11 @@ impl Relay {
         if let Some(reason) = self.ending {
             return self.poll_ending(cx, reason);
         }
+        self.release_lane();
         self.give_buffers_back();
+        if let Some(seat) = &self.seat {
+            seat.register(cx);
+        }
         for alarm in [
             &mut self.login_deadline,
             &mut self.penalty_over,
@@ -186,7 +195,8 @@ impl Relay {
     /// Moves bytes in both directions until nothing moves.
     fn drive(&mut self, cx: &mut Context<'_>, window: &mut [u8], now: Instant) -> Result<(), Stop> {
         loop {
-            let mut moved = self.pull_replies(cx, window)?;
+            let mut moved = self.pull_shared()?;
+            moved |= self.pull_replies(cx, window)?;
             moved |= self.push_out(cx)?;
             moved |= self.pull_requests(cx, window, now)?;
             moved |= self.push_lane(cx)?;
@@ -305,6 +315,102 @@ impl Relay {
         Ok(used)
     }
 
+    /// Takes what has come on the shared lane.
+    fn pull_shared(&mut self) -> Result<bool, Stop> {
+        let Some(seat) = self.seat.take() else {
+            return Ok(false);
+        };
+        if let Some(SeatEnd::TooSlow) = seat.end() {
+            return Err(Stop::silent(CloseReason::SlowReader));
+        }
+        if self.out.len() >= HIGH_WATER {
+            self.seat = Some(seat);
+            return Ok(false);
+        }
+        let mut moved = seat.take_replies(|replies| self.take_in(replies)).is_some();
+        match seat.end() {
+            None | Some(SeatEnd::TooSlow) => {}
+            Some(SeatEnd::Dial(error)) => return self.lane_ended(LaneEnd::Dial(error)).map(|()| true),
+            Some(SeatEnd::Lost) => return Err(Stop::silent(CloseReason::UpstreamClosed)),
+            Some(SeatEnd::LoginLost) => return Err(self.surprised(Surprise::SessionLost)),
+        }
+        if seat.is_bulky() {
+            self.session.pin_bulky();
+        }
+        let returned = seat.take_returned();
+        self.seat = Some(seat);
+        if let Some((requests, count)) = returned {
+            // The lane ended before they were written: nobody has seen them, so they may be sent again.
+            self.seat = None;
+            self.seat().send(&requests, count);
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn take_in(&mut self, replies: &mut Replies) {
+        let mut settled = Settled::default();
+        let plain = self.session.awaits_plain_replies_only();
+        if plain && self.out.is_empty() {
+            std::mem::swap(&mut self.out, &mut replies.bytes);
+        } else if plain {
+            self.out.extend_from_slice(&replies.bytes);
+        }
+        let mut from = 0;
+        for end in &replies.ends {
+            if !plain {
+                self.out
+                    .extend_from_slice(replies.bytes.get(from..*end).unwrap_or_default());
+                from = *end;
+            }
+            if let Some(stamp) = self.session.shared_reply(&mut self.out) {
+                settled.count(stamp, &self.client);
+            }
+        }
+        if !plain {
+            self.out
+                .extend_from_slice(replies.bytes.get(from..).unwrap_or_default());
+        }
+        settled.finish(&self.client);
+        self.stalled |= !self.carry.is_empty();
+    }
+
+    /// The place on the lane that fits the session now.
+    fn seat(&mut self) -> &Seat {
+        let (db, resp3) = self.session.lane_state();
+        let state = LaneState { db, resp3 };
+        let fits = self.seat.as_ref().is_some_and(|seat| {
+            seat.outstanding() > 0 || seat.lane().is_open() && seat.lane().fits(self.client.upstream(), state)
+        });
+        if !fits {
+            self.seat = None;
+        }
+        let (client, session) = (&self.client, &self.session);
+        self.seat.get_or_insert_with(|| {
+            let user = session.identity().map_or("", |identity| &*identity.user.name);
+            client.seat(user, state)
+        })
+    }
+
+    /// Gives a lane back that the session needs no longer.
+    fn release_lane(&mut self) {
+        let idle = self.body.is_none() && self.replies.is_idle() && self.reply_carry.is_empty();
+        if self.lane.is_none() || !idle || !self.session.may_release_lane() {
+            return;
+        }
+        let (db, resp3) = self.session.lane_state();
+        let reusable = self.session.release_lane();
+        if let Some(mut lane) = self.lane.take()
+            && lane.is_flushed()
+            && reusable
+        {
+            if let Some(buffer) = lane.take_idle_buffer() {
+                self.client.worker.give_buffer(buffer);
+            }
+            self.client.give_lane_back(LaneState { db, resp3 }, lane);
+        }
+    }
+
     fn surprised(&self, surprise: Surprise) -> Stop {
         self.client.desync(surprise.label());
         match surprise.reply() {
@@ -390,6 +496,7 @@ impl Relay {
             && self.session.takes_requests()
             && self.out.len() < HIGH_WATER
             && self.lane.as_ref().is_none_or(Lane::has_room)
+            && self.seat.as_ref().is_none_or(Seat::takes_requests)
     }
 
     fn pull_requests(&mut self, cx: &mut Context<'_>, window: &mut [u8], now: Instant) -> Result<bool, Stop> {
@@ -397,6 +504,9 @@ impl Relay {
             return Ok(false);
         }
         if !self.takes_requests() {
+            if let Some(seat) = &self.seat {
+                seat.wait_for_room(cx);
+            }
             return Ok(false);
         }
         let mut moved = false;
@@ -518,8 +628,15 @@ impl Relay {
             self.note(&note);
         }
         match action {
-            Action::Forward { command, expect } => {
-                self.open_lane().extend_from_slice(bytes);
+            Action::Forward {
+                command,
+                route,
+                expect,
+            } => {
+                match route {
+                    Route::Shared => self.seat().send(bytes, 1),
+                    Route::Own => self.open_lane().extend_from_slice(bytes),
+                }
                 self.session.forwarded(expect, self.client.worker.stamp(now));
                 self.client.metrics().command(command.id.index());
                 return Ok(Handled::Consumed(Fate::Deliver));
@@ -546,8 +663,9 @@ impl Relay {
             ..
         } = self;
         let lane = lane.get_or_insert_with(|| {
-            let mut lane = Lane::dial(client.upstream());
-            session.replay(lane.buffer());
+            let (db, resp3) = session.lane_state();
+            let (mut lane, state) = client.lane(LaneState { db, resp3 });
+            session.replay_from((state.db, state.resp3), lane.buffer());
             lane
         });
         let buffer = lane.buffer();
@@ -580,6 +698,8 @@ impl Relay {
         match login::judge(&mut self.client, login, now) {
             Verdict::Granted(identity) => {
                 self.login_deadline.clear();
+                // Another user's requests never travel on this lane.
+                self.seat = None;
                 self.requests.set_limits(self.client.request_limits(true));
                 let action = self
                     .session
@@ -606,6 +726,7 @@ impl Relay {
 
     fn reset(&mut self, now: Instant) {
         self.lane = None;
+        self.seat = None;
         self.replies = ReplyScanner::new();
         self.reply_carry.clear();
         let identity = self.session.identity();
@@ -703,6 +824,7 @@ impl Relay {
             encode::error(&mut self.out, &text);
         }
         self.lane = None;
+        self.seat = None;
         self.ending = Some(stop.reason);
     }
 
@@ -739,6 +861,9 @@ impl Relay {
             if buffer.is_empty() && buffer.capacity() > 0 {
                 worker.give_buffer(std::mem::take(buffer));
             }
+        }
+        if let Some(buffer) = self.seat.as_ref().and_then(Seat::take_idle_buffer) {
+            worker.give_buffer(buffer);
         }
         if let Some(lane) = &mut self.lane
             && let Some(buffer) = lane.take_idle_buffer()
