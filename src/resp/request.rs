@@ -180,6 +180,13 @@ impl RequestScanner {
         self.limits = limits;
     }
 
+    /// Forgets a head that was found and could not be taken yet: the same bytes are to be scanned again.
+    pub fn rewind(&mut self) {
+        self.stage = Stage::Idle;
+        self.cursor = Cursor::START;
+        self.begun = false;
+    }
+
     /// Looks for the end of the request at the start of `window`, which begins with the first byte that has
     /// not been consumed. See the module's page for the convention.
     ///

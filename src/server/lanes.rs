@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use crate::metrics::{ListenerMetrics, UpstreamClosed, UpstreamMetrics};
-use crate::upstream::{Lane, LaneReport, LaneState, SharedLane, Upstream};
+use crate::upstream::{Lane, LaneReport, LaneState, LostWhen, SharedLane, Upstream};
 
 use super::listener::{Listener, Settings};
 use super::worker::Worker;
@@ -139,14 +139,14 @@ impl LaneReport for Report {
         );
     }
 
-    fn lost(&self, waiting: bool) {
-        let when = if waiting {
-            UpstreamClosed::Waiting
-        } else {
-            UpstreamClosed::Idle
+    fn lost(&self, when: LostWhen) {
+        let when = match when {
+            LostWhen::Idle => UpstreamClosed::Idle,
+            LostWhen::Waiting => UpstreamClosed::Waiting,
+            LostWhen::Reply => UpstreamClosed::Reply,
         };
         self.upstream.closed(when);
-        if waiting {
+        if when != UpstreamClosed::Idle {
             tracing::warn!(
                 event = "upstream_closed",
                 upstream = &*self.name,

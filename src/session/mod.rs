@@ -340,10 +340,12 @@ impl Session {
             if let Some(action) = self.client_names(command, args, out) {
                 return action;
             }
-            let route = self.route_of(command, &request);
-            if route != self.route && !self.pending.is_empty() {
-                return Action::Wait;
-            }
+            let route = match (self.route, self.route_of(command, &request)) {
+                // Behind what is under way on the own lane it need not wait.
+                (Route::Own, _) if !self.pending.is_empty() => Route::Own,
+                (Route::Shared, Route::Own) if !self.pending.is_empty() => return Action::Wait,
+                (_, route) => route,
+            };
             self.route = route;
             if route == Route::Shared {
                 return Action::Forward {

@@ -170,7 +170,7 @@ impl State {
     }
 
     /// CLIENT SETINFO as Redis judges it (`clientSetinfoCommand`).
-    pub(super) fn set_info_checked(&mut self, attribute: &[u8], value: &[u8]) -> Result<(), &'static str> {
+    pub(super) fn set_info_checked(&self, attribute: &[u8], value: &[u8]) -> Result<(), &'static str> {
         let known = [&b"lib-name"[..], &b"lib-ver"[..]]
             .into_iter()
             .any(|known| attribute.eq_ignore_ascii_case(known));

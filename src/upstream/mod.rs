@@ -38,7 +38,9 @@ use credential::CredentialStore;
 pub use dedicated::{Lane, LaneEnd};
 pub use error::{AuthRefusal, DialError, DialReason, SetupError};
 pub use probe::{Probe, UpstreamHealth};
-pub use shared::{LaneReport, LaneState, MAX_SHARED_REQUEST, Replies, Scratch, Seat, SeatEnd, SharedLane};
+pub use shared::{
+    LaneReport, LaneState, LostWhen, MAX_SHARED_REQUEST, Replies, Scratch, Seat, SeatEnd, SharedLane,
+};
 
 /// One `[[upstream]]`: everything that is needed to connect to it. Shared by all workers.
 pub struct Upstream {

@@ -86,10 +86,21 @@ pub trait LaneReport {
     fn error_reply(&self, code: &[u8]);
     /// The lane ended with what nobody can attribute.
     fn surprised(&self, what: &'static str);
-    /// Redis or the network ended the lane; `waiting`: with requests in flight.
-    fn lost(&self, waiting: bool);
+    /// Redis or the network ended the lane.
+    fn lost(&self, when: LostWhen);
     /// A session was told to go because it did not read.
     fn slow_reader(&self);
+}
+
+/// What a lane was doing when it was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostWhen {
+    /// Nothing.
+    Idle,
+    /// Waiting for replies.
+    Waiting,
+    /// In the middle of a reply.
+    Reply,
 }
 
 /// Why a session's requests on a shared lane will never be answered.
@@ -646,7 +657,7 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
     }
 
     /// The lane is over: those in flight are told so, the others get their requests back (rule 3d).
-    fn finish(&mut self, end: &End) {
+    fn finish(&self, end: &End) {
         self.lane.closed.set(true);
         let mut queue = self.lane.queue.borrow_mut();
         let queue = &mut *queue;
@@ -664,7 +675,13 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
         match end {
             End::Surprise(what) => self.report.surprised(what),
             End::LoginLost => self.report.surprised("session_lost"),
-            End::Lost => self.report.lost(waiting),
+            End::Lost => self
+                .report
+                .lost(match (waiting, self.reply_size > 0 || !self.carry.is_empty()) {
+                    (_, true) => LostWhen::Reply,
+                    (true, false) => LostWhen::Waiting,
+                    (false, false) => LostWhen::Idle,
+                }),
             End::Dial(_) | End::Idle => {}
         }
         for slot in slots.iter().filter(|slot| in_flight(slot)) {

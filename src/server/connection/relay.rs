@@ -585,8 +585,9 @@ impl Relay {
                 }
                 Scan::Head { len, argc } => {
                     let handled = self.handle(rest.get(..len).unwrap_or_default(), argc, false, now)?;
-                    if let Handled::Consumed(fate) = handled {
-                        self.body = Some(fate);
+                    match handled {
+                        Handled::Consumed(fate) => self.body = Some(fate),
+                        Handled::Wait => self.requests.rewind(),
                     }
                     (len, handled)
                 }

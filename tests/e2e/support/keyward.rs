@@ -111,7 +111,10 @@ impl Setup {
 
     /// No upstream, no listener, no user.
     pub(crate) fn empty() -> Self {
-        let env = BTreeMap::from([("KEYWARD_LOCKOUT".to_owned(), "off".to_owned())]);
+        let env = BTreeMap::from([
+            ("KEYWARD_LOCKOUT".to_owned(), "off".to_owned()),
+            ("KEYWARD_CONNECTIONS".to_owned(), connections()),
+        ]);
         Self {
             dir: tempfile::tempdir().unwrap(),
             server: vec!["max_connections = 1000".to_owned()],
@@ -693,4 +696,20 @@ fn collect(pipe: impl Read + Send + 'static, output: &Arc<Output>) {
             output.changed.notify_all();
         }
     });
+}
+
+/// The mode that the whole suite runs in: `shared`, or what KEYWARD_TEST_CONNECTIONS says.
+fn connections() -> String {
+    std::env::var("KEYWARD_TEST_CONNECTIONS").unwrap_or_else(|_| "shared".to_owned())
+}
+
+/// Whether sessions share connections to Redis in this run.
+pub(crate) fn sharing() -> bool {
+    connections() == "shared"
+}
+
+/// Connections to Redis that may stay open when every client has gone: the health check's, and in shared mode the
+/// shared and the idle ones.
+pub(crate) fn resting_lanes() -> usize {
+    if sharing() { 12 } else { 1 }
 }
