@@ -9,8 +9,9 @@ use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::Families;
 use super::labels::{COMMAND, ERROR_CODES, OTHER, PROXY_HEADER};
-use super::{AcceptErrorKind, CloseReason, Labels, Side, TlsVersion, UpstreamClosed};
+use super::{AcceptErrorKind, CloseReason, Labels, LaneKind, Side, TlsVersion, UpstreamClosed};
 use crate::limits::Reject;
+use crate::session::PinReason;
 
 /// What one listener counts. The public counters are for code that has the number at hand; everything with a rule
 /// to it is a method.
@@ -39,6 +40,7 @@ pub struct ListenerMetrics {
     tls_duration: Histogram,
     protocol_errors: Words,
     write_stalls: IntCounter,
+    pinned: Vec<(&'static str, IntGauge, IntCounter)>,
     /// Connections allowed at once.
     pub connections_max: IntGauge,
     /// Sources locked out at present.
@@ -72,15 +74,20 @@ pub struct UpstreamMetrics {
     closed: Words,
     error_replies: Words,
     credential_changed: (String, prometheus::GaugeVec),
+    lanes: Vec<(LaneKind, IntGauge)>,
+    /// Requests on shared connections that have no reply yet.
+    pub requests_queued: IntGauge,
+    /// Requests that left together on a shared connection.
+    pub requests_per_flush: Histogram,
     /// 1 if the last check succeeded.
     pub up: IntGauge,
     /// Connections closed because a reply came that nothing had asked for.
     pub desync: IntCounter,
 }
 
-/// One connection to an upstream: counted as open until dropped.
+/// One of something that is counted until it is dropped.
 #[derive(Debug)]
-pub struct UpstreamConnectionGuard(IntGauge);
+pub struct GaugeGuard(Option<IntGauge>);
 
 /// The series of one family that differ in one closed label, the last.
 #[derive(Debug)]
@@ -146,6 +153,17 @@ impl ListenerMetrics {
                 &mut Side::ALL.iter().map(|side| side.label()),
             ),
             write_stalls: families.write_stalls.with_label_values(&[name]),
+            pinned: PinReason::ALL
+                .iter()
+                .map(|pin| {
+                    let labels = [name, pin.label()];
+                    (
+                        pin.label(),
+                        families.sessions_pinned.with_label_values(&labels),
+                        families.session_pins.with_label_values(&labels),
+                    )
+                })
+                .collect(),
             connections_max: families.connections_max.with_label_values(&[name]),
             locked_sources: families.auth_locked_sources.with_label_values(&[name]),
             client_received: bytes(&families.received_bytes, Side::Client),
@@ -175,6 +193,15 @@ impl ListenerMetrics {
         self.families
             .commands_denied
             .with_label_values(&[self.name.as_str(), user, OTHER, COMMAND]);
+    }
+
+    /// Counts a session as pinned until the guard is dropped.
+    pub fn session_pinned(&self, pin: PinReason) -> GaugeGuard {
+        let found = self.pinned.iter().find(|(label, ..)| *label == pin.label());
+        GaugeGuard::new(found.map(|(_, now, ever)| {
+            ever.inc();
+            now
+        }))
     }
 
     /// Counts a connection that was accepted and admitted.
@@ -372,6 +399,19 @@ impl UpstreamMetrics {
             credential_changed: (name.to_owned(), families.upstream_credential_changed.clone()),
             up: families.upstream_up.with_label_values(&[name]),
             desync: families.desync.with_label_values(&[name]),
+            lanes: LaneKind::ALL
+                .iter()
+                .map(|&kind| {
+                    (
+                        kind,
+                        families
+                            .upstream_lanes_open
+                            .with_label_values(&[name, kind.label()]),
+                    )
+                })
+                .collect(),
+            requests_queued: families.upstream_requests_queued.with_label_values(&[name]),
+            requests_per_flush: families.upstream_requests_per_flush.with_label_values(&[name]),
         }
     }
 
@@ -386,9 +426,14 @@ impl UpstreamMetrics {
     }
 
     /// Counts a connection as open until the guard is dropped.
-    pub fn connection_open(&self) -> UpstreamConnectionGuard {
-        self.open.inc();
-        UpstreamConnectionGuard(self.open.clone())
+    pub fn connection_open(&self) -> GaugeGuard {
+        GaugeGuard::new(Some(&self.open))
+    }
+
+    /// Counts a connection by its use until the guard is dropped.
+    pub fn lane_open(&self, kind: LaneKind) -> GaugeGuard {
+        let found = self.lanes.iter().find(|(known, _)| *known == kind);
+        GaugeGuard::new(found.map(|(_, gauge)| gauge))
     }
 
     /// Counts an attempt that failed; `reason` is a word of the connect failures.
@@ -424,9 +469,20 @@ impl UpstreamMetrics {
     }
 }
 
-impl Drop for UpstreamConnectionGuard {
+impl GaugeGuard {
+    fn new(gauge: Option<&IntGauge>) -> Self {
+        if let Some(gauge) = gauge {
+            gauge.inc();
+        }
+        Self(gauge.cloned())
+    }
+}
+
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
-        self.0.dec();
+        if let Some(gauge) = &self.0 {
+            gauge.dec();
+        }
     }
 }
 

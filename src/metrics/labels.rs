@@ -88,6 +88,18 @@ macro_rules! labels {
 }
 
 labels! {
+    /// What a connection to an upstream is used for.
+    LaneKind {
+        /// By many sessions of one user.
+        Shared = "shared",
+        /// By one session.
+        Own = "own",
+        /// By nobody at present.
+        Idle = "idle",
+    }
+}
+
+labels! {
     /// Which side or rule ended a client's connection.
     CloseReason {
         /// The client closed in order.

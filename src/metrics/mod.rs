@@ -28,8 +28,10 @@ use prometheus::{
 };
 use tracing_subscriber::layer::Context;
 
-pub use handles::{ConnectionGuard, ListenerMetrics, UpstreamConnectionGuard, UpstreamMetrics};
-pub use labels::{AcceptErrorKind, CertificateRole, CloseReason, Labels, Side, TlsVersion, UpstreamClosed};
+pub use handles::{ConnectionGuard, GaugeGuard, ListenerMetrics, UpstreamMetrics};
+pub use labels::{
+    AcceptErrorKind, CertificateRole, CloseReason, Labels, LaneKind, Side, TlsVersion, UpstreamClosed,
+};
 pub use process::{ProcessMetrics, max_open_files};
 
 /// All metrics of one process. Shared by `Arc`; there may be several in one process (tests), none is global.
@@ -121,6 +123,11 @@ struct Families {
     upstream_closed: IntCounterVec,
     error_replies: IntCounterVec,
     desync: IntCounterVec,
+    sessions_pinned: IntGaugeVec,
+    session_pins: IntCounterVec,
+    upstream_lanes_open: IntGaugeVec,
+    upstream_requests_queued: IntGaugeVec,
+    upstream_requests_per_flush: HistogramVec,
 }
 
 impl Metrics {
@@ -313,6 +320,32 @@ impl Families {
                 "keyward_auth_failures_total",
                 "Client authentications refused, by reason. user is empty unless the name is in the configuration.",
                 &["listener", "user", "reason"],
+            )?,
+            sessions_pinned: make.gauges(
+                "keyward_sessions_pinned",
+                "Sessions that need an upstream connection of their own at present, by what they need it for.",
+                &["listener", "reason"],
+            )?,
+            session_pins: make.counters(
+                "keyward_session_pins_total",
+                "Times a session came to need an upstream connection of its own, by what it needed it for.",
+                &["listener", "reason"],
+            )?,
+            upstream_lanes_open: make.gauges(
+                "keyward_upstream_lanes_open",
+                "Connections to the upstream by use: shared by sessions, own to one session, or idle and ready for the next.",
+                &["upstream", "kind"],
+            )?,
+            upstream_requests_queued: make.gauges(
+                "keyward_upstream_requests_queued",
+                "Requests on shared connections that have no reply yet.",
+                &["upstream"],
+            )?,
+            upstream_requests_per_flush: make.histograms_with(
+                "keyward_upstream_requests_per_flush",
+                "Requests that left together on a shared connection.",
+                &["upstream"],
+                &BATCH_BUCKETS,
             )?,
             auth_attempts: make.counters(
                 "keyward_auth_attempts_total",
@@ -513,8 +546,18 @@ impl Maker<'_> {
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, MetricsError> {
+        self.histograms_with(name, help, labels, &BUCKETS)
+    }
+
+    fn histograms_with(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> Result<HistogramVec, MetricsError> {
         self.register(HistogramVec::new(
-            HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()),
+            HistogramOpts::new(name, help).buckets(buckets.to_vec()),
             labels,
         )?)
     }
@@ -530,6 +573,9 @@ const AUDIT_DROPPED_HELP: &str =
 const BUCKETS: [f64; 15] = [
     5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5,
 ];
+
+/// Requests that leave together.
+const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,12 @@
 //! The lanes of one worker: those that sessions share, and idle ones that wait for a session that needs its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use crate::metrics::{ListenerMetrics, UpstreamClosed, UpstreamMetrics};
+use crate::metrics::{GaugeGuard, LaneKind, ListenerMetrics, UpstreamClosed, UpstreamMetrics};
 use crate::upstream::{Lane, LaneReport, LaneState, LostWhen, SharedLane, Upstream};
 
 use super::listener::{Listener, Settings};
@@ -55,7 +55,9 @@ impl Lanes {
         }
         let report = Report {
             listener: Arc::clone(&listener.metrics),
+            _open: settings.upstream_metrics.lane_open(LaneKind::Shared),
             upstream: Arc::clone(&settings.upstream_metrics),
+            queued: Cell::new(0),
             name: settings.upstream.name().into(),
         };
         let (lane, driver) = SharedLane::open(&settings.upstream, state, Rc::clone(worker), report);
@@ -114,15 +116,35 @@ struct Report {
     listener: Arc<ListenerMetrics>,
     upstream: Arc<UpstreamMetrics>,
     name: Box<str>,
+    _open: GaugeGuard,
+    /// This lane's share of the gauge.
+    queued: Cell<i64>,
+}
+
+impl Report {
+    fn queue(&self, change: i64) {
+        self.queued.set(self.queued.get().saturating_add(change));
+        self.upstream.requests_queued.add(change);
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.upstream.requests_queued.sub(self.queued.get());
+    }
 }
 
 impl LaneReport for Report {
-    fn flushed(&self, _requests: u64, bytes: u64) {
+    fn flushed(&self, requests: u64, bytes: u64) {
         self.listener.upstream_sent.inc_by(bytes);
+        #[allow(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
+        self.upstream.requests_per_flush.observe(requests as f64);
+        self.queue(i64::try_from(requests).unwrap_or(i64::MAX));
     }
 
-    fn received(&self, bytes: u64) {
+    fn received(&self, bytes: u64, replies: u64) {
         self.listener.upstream_received.inc_by(bytes);
+        self.queue(0_i64.saturating_sub_unsigned(replies));
     }
 
     fn error_reply(&self, code: &[u8]) {

@@ -27,7 +27,7 @@ use crate::resp::{Args, FrameKind, encode};
 pub use login::{DEFAULT_USER, Hello, Login};
 pub use pending::{Expect, Stamp};
 pub use refusal::{Note, Surprise};
-pub use state::{Effect, Pin};
+pub use state::{Effect, PinReason};
 
 use pending::{Kind, Pending};
 use refusal::printable;
@@ -401,12 +401,12 @@ impl Session {
             Role::ClientReply if self.state.multi => return self.refuse(refusal::REPLY_IN_MULTI, out),
             Role::ClientReply => return self.client_reply(command, args),
             Role::Blocking => expect = Expect::Reply(Effect::Blocking),
-            Role::Script => self.state.stick(Pin::Script),
-            Role::ClientTracking => self.state.stick(Pin::Tracking),
-            Role::ClientNo | Role::ConnectionState => self.state.stick(Pin::ConnectionState),
+            Role::Script => self.state.stick(PinReason::Script),
+            Role::ClientTracking => self.state.stick(PinReason::Tracking),
+            Role::ClientNo | Role::ConnectionState => self.state.stick(PinReason::ConnectionState),
             // What a transaction does to them shows in EXEC's reply alone; better never replayed than replayed wrong.
             Role::Select | Role::ClientSetName | Role::ClientSetInfo if self.state.multi => {
-                self.state.stick(Pin::ConnectionState);
+                self.state.stick(PinReason::ConnectionState);
             }
             Role::Select => {
                 if let Some(db) = args.get(1).and_then(crate::resp::parse_integer) {
@@ -431,14 +431,14 @@ impl Session {
         }
         if self.reply_mode != ReplyMode::On {
             // What it changed cannot be seen, so it cannot be replayed either.
-            self.state.stick(Pin::NoReplies);
+            self.state.stick(PinReason::NoReplies);
             expect = Expect::Nothing;
         }
         if skipped {
             self.reply_mode = ReplyMode::On;
         }
         match command.class {
-            Class::Module => self.state.stick(Pin::Module),
+            Class::Module => self.state.stick(PinReason::Module),
             Class::Admin => self.state.spent = true,
             _ => {}
         }
@@ -460,9 +460,9 @@ impl Session {
     }
 
     /// Why the session needs a lane of its own at present, whatever it asks for next; `None`: it does not.
-    pub fn pinned(&self) -> Option<Pin> {
+    pub fn pinned(&self) -> Option<PinReason> {
         if self.reply_mode != ReplyMode::On {
-            return Some(Pin::NoReplies);
+            return Some(PinReason::NoReplies);
         }
         self.state.pinned()
     }
@@ -536,7 +536,7 @@ impl Session {
 
     /// CLIENT REPLY ON | OFF | SKIP where an ACL allows it (S-12).
     fn client_reply(&mut self, command: &'static Command, args: Args<'_>) -> Action<'static> {
-        self.state.stick(Pin::NoReplies);
+        self.state.stick(PinReason::NoReplies);
         let was = self.reply_mode;
         let word = args.get(2).filter(|_| args.announced() == 3).unwrap_or_default();
         // Redis compares option words as C strings: `OFF` is one too when a NUL and more follows it.
@@ -816,7 +816,7 @@ impl Session {
                 if kind.is_error() && word != b"EXECABORT" && word != b"ERR" =>
             {
                 // Redis may still be inside MULTI or watching (its own ACL refused DISCARD, say).
-                self.state.stick(Pin::Transaction);
+                self.state.stick(PinReason::Transaction);
                 self.current = Current::Reply { applies };
                 Ok(Fate::Deliver)
             }

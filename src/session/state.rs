@@ -33,7 +33,7 @@ pub enum Effect {
 
 /// Why a session needs a lane of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Pin {
+pub enum PinReason {
     /// MULTI is open.
     Transaction,
     /// WATCH.
@@ -56,7 +56,7 @@ pub enum Pin {
     BigReplies,
 }
 
-impl Pin {
+impl PinReason {
     /// Every reason, for pre-created series.
     pub const ALL: [Self; 10] = [
         Self::Transaction,
@@ -104,7 +104,7 @@ pub(super) struct State {
     /// WATCH since the last EXEC, DISCARD, UNWATCH.
     pub(super) watching: bool,
     /// Something that is not replayed and lasts: a script's lane, tracking, READONLY, …
-    sticky: Option<Pin>,
+    sticky: Option<PinReason>,
     /// The session's replies are too big to share a lane.
     pub(super) bulky: bool,
     /// The present lane carried a command of administration, and may not serve others after this session.
@@ -120,28 +120,28 @@ pub(super) struct State {
 impl State {
     /// Whether a new connection can take over by [`State::replay`] (F-3).
     pub(super) fn is_replayable(&self) -> bool {
-        self.pinned().is_none_or(|pin| pin == Pin::BigReplies)
+        self.pinned().is_none_or(|pin| pin == PinReason::BigReplies)
     }
 
     /// Pins the session to its lane for the rest of its life; the first reason stays.
-    pub(super) fn stick(&mut self, pin: Pin) {
+    pub(super) fn stick(&mut self, pin: PinReason) {
         self.sticky.get_or_insert(pin);
     }
 
     /// Why the session needs a lane of its own.
-    pub(super) fn pinned(&self) -> Option<Pin> {
+    pub(super) fn pinned(&self) -> Option<PinReason> {
         if self.sticky.is_some() {
             self.sticky
         } else if self.multi {
-            Some(Pin::Transaction)
+            Some(PinReason::Transaction)
         } else if self.watching {
-            Some(Pin::Watch)
+            Some(PinReason::Watch)
         } else if self.monitor {
-            Some(Pin::Monitor)
+            Some(PinReason::Monitor)
         } else if self.subscribed() {
-            Some(Pin::Subscribed)
+            Some(PinReason::Subscribed)
         } else if self.bulky {
-            Some(Pin::BigReplies)
+            Some(PinReason::BigReplies)
         } else {
             None
         }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::net::Stream;
 
-use super::{DialError, Dialed, Upstream};
+use super::{DialError, Dialed, OpenGuard, Upstream};
 
 /// An upstream connection that belongs to one session.
 pub struct Lane {
@@ -24,6 +24,8 @@ pub struct Lane {
     out: BytesMut,
     /// Written into TLS, perhaps not yet into the socket.
     unflushed: bool,
+    /// Counts the lane by its present use.
+    counted: Option<OpenGuard>,
 }
 
 type Dial = Pin<Box<dyn Future<Output = Result<Dialed, DialError>>>>;
@@ -56,7 +58,13 @@ impl Lane {
             state: State::Dialing(Box::pin(async move { upstream.dial().await })),
             out: BytesMut::new(),
             unflushed: false,
+            counted: None,
         }
+    }
+
+    /// Counts the lane by its use from now on, in place of its former use.
+    pub fn count_as(&mut self, guard: OpenGuard) {
+        self.counted = Some(guard);
     }
 
     /// Where whole requests are appended.

@@ -80,8 +80,8 @@ pub trait Scratch {
 pub trait LaneReport {
     /// So many requests left in one write.
     fn flushed(&self, requests: u64, bytes: u64);
-    /// So many bytes came.
-    fn received(&self, bytes: u64);
+    /// So many bytes came, which completed so many replies.
+    fn received(&self, bytes: u64, replies: u64);
     /// An error reply passed, with this code.
     fn error_reply(&self, code: &[u8]);
     /// The lane ended with what nobody can attribute.
@@ -238,6 +238,7 @@ impl SharedLane {
             replies: ReplyScanner::new(),
             carry: BytesMut::new(),
             reply_size: 0,
+            completed: 0,
             sent: 0,
             unflushed: false,
             stall: Stall::default(),
@@ -394,6 +395,8 @@ pub struct Driver<S, R> {
     carry: BytesMut,
     /// Bytes so far of the reply that is passing.
     reply_size: usize,
+    /// Replies that the last read completed.
+    completed: u64,
     /// Position behind the last byte written.
     sent: u64,
     unflushed: bool,
@@ -528,9 +531,9 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             if count == 0 {
                 return Poll::Ready(Err(End::Lost));
             }
-            self.report.received(count as u64);
             let read = window.get(..count).unwrap_or_default();
-            Poll::Ready(if self.carry.is_empty() {
+            self.completed = 0;
+            let result = if self.carry.is_empty() {
                 self.deliver(read).map(|used| {
                     self.carry.extend_from_slice(read.get(used..).unwrap_or_default());
                 })
@@ -543,7 +546,9 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
                         self.carry = carry;
                     }
                 })
-            })
+            };
+            self.report.received(count as u64, self.completed);
+            Poll::Ready(result)
         })
     }
 
@@ -580,6 +585,7 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             used = used.saturating_add(len);
             if last {
                 self.reply_size = 0;
+                self.completed = self.completed.saturating_add(u64::from(slot.inbox.is_some()));
                 slot.count = slot.count.saturating_sub(1);
                 if slot.count == 0 {
                     queue.slots.pop_front();

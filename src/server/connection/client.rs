@@ -11,7 +11,9 @@ use crate::audit;
 use crate::auth::{AuthFailure, Users};
 use crate::config;
 use crate::limits::{ConnectionPermit, Reject, Throttle};
-use crate::metrics::{CloseReason, ConnectionGuard, ListenerMetrics, Side, UpstreamClosed, UpstreamMetrics};
+use crate::metrics::{
+    CloseReason, ConnectionGuard, LaneKind, ListenerMetrics, Side, UpstreamClosed, UpstreamMetrics,
+};
 use crate::net::Peer;
 use crate::resp::RequestLimits;
 use crate::session::{Rules, Session};
@@ -134,17 +136,20 @@ impl Client {
             .sharing
             .then(|| self.worker.lanes.take(upstream, wanted))
             .flatten();
-        idle.unwrap_or_else(|| {
+        let (mut lane, state) = idle.unwrap_or_else(|| {
             let fresh = LaneState {
                 db: upstream.database(),
                 resp3: false,
             };
             (Lane::dial(upstream), fresh)
-        })
+        });
+        lane.count_as(Box::new(self.upstream_metrics().lane_open(LaneKind::Own)));
+        (lane, state)
     }
 
     /// Gives a clean connection back.
-    pub(super) fn give_lane_back(&self, state: LaneState, lane: Lane) {
+    pub(super) fn give_lane_back(&self, state: LaneState, mut lane: Lane) {
+        lane.count_as(Box::new(self.upstream_metrics().lane_open(LaneKind::Idle)));
         self.worker.lanes.put(self.upstream(), state, lane);
     }
 

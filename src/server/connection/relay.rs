@@ -20,10 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::acl::DenyReason;
 use crate::auth::AuthFailure;
-use crate::metrics::{CloseReason, UpstreamClosed};
+use crate::metrics::{CloseReason, GaugeGuard, UpstreamClosed};
 use crate::net::Stream;
 use crate::resp::{Args, ProtocolError, ReplyScan, ReplyScanner, RequestScanner, Scan, encode};
-use crate::session::{Action, Closing, Fate, Note, Request, Route, Session, Stamp, Surprise};
+use crate::session::{Action, Closing, Fate, Note, PinReason, Request, Route, Session, Stamp, Surprise};
 use crate::upstream::{Lane, LaneEnd, LaneState, Replies, Scratch, Seat, SeatEnd};
 
 use super::alarm::Alarm;
@@ -57,6 +57,8 @@ pub(super) struct Relay {
     seat: Option<Seat>,
     /// A lane of its own.
     lane: Option<Lane>,
+    /// What it needs that for, counted.
+    pinned: Option<(PinReason, GaugeGuard)>,
     replies: ReplyScanner,
     /// Read from Redis and not consumed: the head of one reply.
     reply_carry: BytesMut,
@@ -128,6 +130,7 @@ impl Relay {
             session,
             seat: None,
             lane: None,
+            pinned: None,
             replies: ReplyScanner::new(),
             reply_carry: BytesMut::new(),
             fate: Fate::Deliver,
@@ -394,6 +397,10 @@ impl Relay {
 
     /// Gives a lane back that the session needs no longer.
     fn release_lane(&mut self) {
+        let pinned = self.session.pinned();
+        if pinned != self.pinned.as_ref().map(|(pin, _)| *pin) {
+            self.pinned = pinned.map(|pin| (pin, self.client.metrics().session_pinned(pin)));
+        }
         let idle = self.body.is_none() && self.replies.is_idle() && self.reply_carry.is_empty();
         if self.lane.is_none() || !idle || !self.session.may_release_lane() {
             return;
