@@ -50,10 +50,10 @@ impl Socket {
 
 impl Stream {
     /// Closes so that the peer gets to read what was written last; see [`Socket::refuse`].
-    pub async fn close_gently(mut self, patience: Duration) {
+    pub async fn close_gently(&mut self, patience: Duration) {
         let farewell = async {
             self.shutdown().await?;
-            drain(&mut self).await
+            drain(self).await
         };
         // As above: nothing is left to be done about a failure.
         let _: Result<io::Result<()>, _> = tokio::time::timeout(patience, farewell).await;

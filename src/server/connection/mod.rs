@@ -58,7 +58,7 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
     match admission {
         Admission::Refused(reject, courtesy) => {
             listener.rejected(reject, &peer);
-            refuse(socket, &settings, reject).await;
+            Box::pin(refuse(socket, &settings, reject)).await;
             drop(courtesy);
         }
         Admission::Admitted(permit) => {
@@ -69,7 +69,8 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
                 permit,
                 peer,
             };
-            match opening.stream(socket, deadline).await {
+            // Boxed: what a handshake needs must not stay with the connection for its whole life.
+            match Box::pin(opening.stream(socket, deadline)).await {
                 Ok(stream) => {
                     let Opening { permit, peer, .. } = opening;
                     let client = Client::new(

@@ -146,7 +146,7 @@ impl Relay {
     }
 
     /// Runs the connection to its end, then closes it so that the client reads what was written last.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
         self.client.close(reason);
         drop(self.lane.take());
