@@ -156,7 +156,7 @@ impl Relay {
             reason,
             CloseReason::ClientReset | CloseReason::WriteStall | CloseReason::Evicted
         ) {
-            self.stream.close_gently(CLOSE_PATIENCE).await;
+            Box::pin(self.stream.close_gently(CLOSE_PATIENCE)).await;
         }
     }
 
