@@ -507,6 +507,8 @@ impl Session {
         out: &mut BytesMut,
     ) -> Action<'static> {
         self.identity = Some(identity);
+        // Whoever is known is no stranger: after a RESET the count begins anew.
+        self.commands = 0;
         match hello {
             Some(hello) => Self::greet(hello),
             None => {
