@@ -43,6 +43,8 @@ pub struct Request<'a> {
     pub args: Args<'a>,
     /// `false`: only the head of a longer request.
     pub whole: bool,
+    /// Requests before it have not been handed over to Redis yet.
+    pub unsent: bool,
 }
 
 /// What to do with a request.
@@ -274,7 +276,7 @@ impl Session {
             }
             Role::Auth => return self.auth(args, out, note),
             Role::Hello => return self.hello(request, out, note),
-            Role::Reset => return self.want_reset(out),
+            Role::Reset => return self.want_reset(request.unsent, out),
             _ => {}
         }
         let Some(identity) = &self.identity else {
@@ -318,6 +320,8 @@ impl Session {
         let skipped = self.reply_mode == ReplyMode::Skip;
         let mut expect = Expect::Reply(Effect::None);
         match command.role {
+            // With arguments too many these are errors that change nothing.
+            Role::Multi | Role::Exec | Role::Discard if !right_arity(command.arity, args.announced()) => {}
             Role::Multi => self.state.multi = true,
             Role::Exec | Role::Discard => {
                 self.state.multi = false;
@@ -355,6 +359,8 @@ impl Session {
                 expect = Expect::Reply(Effect::Monitor);
             }
             Role::ClientReply if self.state.multi => return self.refuse(refusal::REPLY_IN_MULTI, out),
+            // What it says must be known, or nobody could tell how many replies will come.
+            Role::ClientReply if !request.whole => return self.refuse(refusal::TOO_LONG, out),
             Role::ClientReply => return self.client_reply(command, args),
             Role::Blocking => expect = Expect::Reply(Effect::Blocking),
             Role::Script | Role::ClientTracking | Role::ClientNo | Role::ConnectionState => {
@@ -537,9 +543,10 @@ impl Session {
         self.closing = Some(closing);
     }
 
-    fn want_reset(&mut self, out: &mut BytesMut) -> Action<'static> {
-        // A monitor has no outstanding replies but its lines; they end with its lane.
-        if !self.pending.is_empty() {
+    fn want_reset(&mut self, unsent: bool, out: &mut BytesMut) -> Action<'static> {
+        // A monitor has no outstanding replies but its lines; they end with its lane. What was asked for without a
+        // reply must not end with it.
+        if unsent || !self.pending.is_empty() {
             return Action::Wait;
         }
         self.identity = self.open.clone();
@@ -563,15 +570,18 @@ impl Session {
                 expect: Expect::Nothing,
             };
         }
-        if self.reply_mode == ReplyMode::Off {
-            return Action::Answered;
-        }
+        let silent = self.reply_mode == ReplyMode::Off;
         if self.state.multi {
             let request = Bytes::from_static(refusal::POISON);
-            return Action::Substitute {
-                request,
-                expect: Expect::Replace(reply.freeze()),
+            let expect = if silent {
+                Expect::Nothing
+            } else {
+                Expect::Replace(reply.freeze())
             };
+            return Action::Substitute { request, expect };
+        }
+        if silent {
+            return Action::Answered;
         }
         self.pending.answer(&reply, out);
         Action::Answered

@@ -111,4 +111,5 @@ pub(super) const MONITOR_IN_MULTI: &str = "ERR keyward: MONITOR is not allowed i
 pub(super) const SUBSCRIBE_IN_MULTI: &str = "ERR keyward: commands of the SUBSCRIBE family are not allowed inside MULTI (their replies could not be counted)";
 pub(super) const SUBSCRIBE_WITHOUT_REPLIES: &str =
     "ERR keyward: commands of the SUBSCRIBE family are not allowed while replies are off";
+pub(super) const TOO_LONG: &str = "ERR keyward: an argument of this command is too long";
 pub(super) const REPLY_IN_MULTI: &str = "ERR keyward: CLIENT REPLY is not allowed inside MULTI";

@@ -72,6 +72,7 @@ impl Talk {
         let request = Request {
             args: Args::new(&bytes, argc),
             whole: true,
+            unsent: false,
         };
         let mut note = None;
         let action = self.session.request(request, &mut self.client, &mut note);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
+use super::support::APP_PASSWORD;
 use super::support::Client;
 use super::support::Keyward;
 use super::support::Redis;
@@ -742,6 +743,52 @@ fn client_reply_works_where_it_is_allowed() {
 }
 
 #[test]
+fn a_client_without_replies_may_leave_at_once() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    let mut watcher = redis.client();
+    for (number, last) in [None, Some("QUIT"), Some("RESET")].into_iter().enumerate() {
+        let mut client = keyward.root();
+        let big = vec![b'x'; 300_000];
+        let count = format!("count{number}");
+        client.send(&words("CLIENT REPLY OFF"));
+        for _ in 0..20 {
+            client.send(&request(&[b"SET", b"big", &big]));
+            client.send(&words(&format!("INCR {count}")));
+        }
+        if let Some(last) = last {
+            client.send(&words(last));
+        }
+        client.finish_sending();
+        client.read_to_end();
+        eventually("everything that was sent", || {
+            (watcher.call(&format!("GET {count}")) == "$20").then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_refusal_aborts_the_transaction_of_a_client_without_replies_too() {
+    let redis = Redis::start();
+    let keyward = Setup::new(&redis)
+        .user("quiet", APP_PASSWORD, "acl = \"safe +client|reply\"")
+        .start();
+    let mut client = keyward.connect().login("quiet", APP_PASSWORD);
+    for refused in ["FLUSHALL", "NOSUCH"] {
+        client.send(&pipeline(&[
+            "CLIENT REPLY OFF",
+            "MULTI",
+            "SET a 1",
+            refused,
+            "EXEC",
+            "CLIENT REPLY ON",
+            "GET a",
+        ]));
+        assert_eq!(client.replies(2), ["+OK", "$-1"], "behind {refused}");
+    }
+}
+
+#[test]
 fn errors_of_redis_pass_in_band() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
@@ -768,7 +815,7 @@ fn sessions_of_many_clients_do_not_mix() {
     let workers: Vec<_> = (0..16)
         .map(|worker| {
             thread::spawn(move || {
-                let mut client = Client::tcp(address).login("app", super::support::APP_PASSWORD);
+                let mut client = Client::tcp(address).login("app", APP_PASSWORD);
                 for round in 0..200 {
                     let nonce = format!("{worker}-{round}");
                     let key = format!("k{worker}");

@@ -199,10 +199,15 @@ impl Relay {
         }
     }
 
+    /// Whether everything asked for has been answered, or handed over to Redis if it wants no answer.
+    fn is_settled(&self) -> bool {
+        self.session.is_settled() && self.lane.as_ref().is_none_or(Lane::is_flushed)
+    }
+
     /// Ends that are nobody's fault: everything asked for has been answered.
     fn check_end(&mut self, now: Instant) -> Result<(), Stop> {
         if self.half_closed {
-            if self.session.is_settled() && self.out.is_empty() && self.penalty.is_none() {
+            if self.is_settled() && self.out.is_empty() && !self.stalled && self.penalty.is_none() {
                 return Err(Stop::silent(CloseReason::ClientClosed));
             }
             if self.body.is_some() || self.session.is_waiting_long() {
@@ -214,12 +219,13 @@ impl Relay {
             }
         }
         if let Some(closing) = self.session.closing()
-            && self.session.is_settled()
+            && self.is_settled()
         {
             return Err(Stop::silent(close_reason(closing)));
         }
         if self.client.control.is_draining()
             && self.session.may_drain()
+            && self.is_settled()
             && self.body.is_none()
             && self.penalty.is_none()
         {
@@ -511,6 +517,7 @@ impl Relay {
         let request = Request {
             args: Args::new(bytes, argc),
             whole,
+            unsent: self.lane.as_ref().is_some_and(|lane| !lane.is_flushed()),
         };
         let mut note = None;
         let action = self.session.request(request, &mut self.out, &mut note);
@@ -673,7 +680,7 @@ impl Relay {
             && let Some(timeout) = self.client.listener_config().idle_timeout
         {
             let end = self.last_heard + timeout;
-            if end <= now && self.session.is_settled() && !self.session.is_listening() {
+            if end <= now && self.is_settled() && !self.session.is_listening() {
                 return Err(Stop::silent(CloseReason::IdleTimeout));
             }
             self.idle.set(end.max(now + MIN_IDLE_CHECK));
