@@ -228,6 +228,31 @@ fn the_element_for_a_client_that_has_gone_is_not_lost() {
 }
 
 #[test]
+fn a_client_that_leaves_while_nothing_more_is_read_from_it_is_noticed() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    // Behind the first nothing is read on purpose, behind the second no more than so many requests may wait.
+    for behind in [pipeline(&["QUIT"]), pipeline(&["PING"; 20_000])] {
+        let mut gone = keyward.app();
+        gone.send(&words("BLPOP list 0"));
+        eventually("the blocked client", || {
+            (redis.info("blocked_clients") == "1").then_some(())
+        });
+        // As much of it as is taken.
+        gone.patience(Duration::from_millis(500));
+        let _ = gone.try_send(&behind);
+        drop(gone);
+        eventually("its end in Redis", || {
+            (redis.info("blocked_clients") == "0").then_some(())
+        });
+        let mut next = keyward.app();
+        assert_eq!(next.call("RPUSH list x"), ":1");
+        assert_eq!(next.call("LPOP list"), "$x", "S-14");
+    }
+    keyward.wait_metric("keyward_connections_open", &[("listener", "main")], 0.0);
+}
+
+#[test]
 fn a_half_closed_client_still_gets_its_replies() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);

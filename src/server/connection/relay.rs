@@ -36,6 +36,9 @@ const HIGH_WATER: usize = 64 * 1024;
 /// How long a client that has closed its sending half may wait for the replies it is owed (S-15).
 const HALF_CLOSE_GRACE: Duration = Duration::from_secs(5);
 
+/// How often a client that is not read from is looked after.
+const ABSENCE_CHECK: Duration = Duration::from_secs(1);
+
 /// One connection from its first byte of RESP to its last.
 pub(super) struct Relay {
     client: Client,
@@ -65,7 +68,11 @@ pub(super) struct Relay {
     write_stall: Alarm,
     idle: Alarm,
     grace: Alarm,
+    /// Looks after a client that is not read from.
+    absence: Alarm,
     last_heard: Instant,
+    /// When bytes last went in any direction.
+    last_moved: Instant,
     /// Flush what is in `out`, then end.
     ending: Option<CloseReason>,
 }
@@ -133,7 +140,9 @@ impl Relay {
             write_stall: Alarm::default(),
             idle,
             grace: Alarm::default(),
+            absence: Alarm::default(),
             last_heard: now,
+            last_moved: now,
             ending: None,
         }
     }
@@ -171,12 +180,16 @@ impl Relay {
             return self.poll_ending(cx, reason);
         }
         self.give_buffers_back();
+        if !self.absence.is_set() && self.is_deaf() {
+            self.absence.set(now + ABSENCE_CHECK);
+        }
         for alarm in [
             &mut self.login_deadline,
             &mut self.penalty_over,
             &mut self.write_stall,
             &mut self.idle,
             &mut self.grace,
+            &mut self.absence,
         ] {
             alarm.register(cx);
         }
@@ -196,12 +209,18 @@ impl Relay {
             if !moved {
                 return Ok(());
             }
+            self.last_moved = now;
         }
     }
 
     /// Whether everything asked for has been answered, or handed over to Redis if it wants no answer.
     fn is_settled(&self) -> bool {
         self.session.is_settled() && self.lane.as_ref().is_none_or(Lane::is_flushed)
+    }
+
+    /// Whether the client's leaving would go unnoticed, because nothing is read from it.
+    fn is_deaf(&self) -> bool {
+        !self.half_closed && (self.session.closing().is_some() || !self.takes_requests())
     }
 
     /// Ends that are nobody's fault: everything asked for has been answered.
@@ -675,6 +694,12 @@ impl Relay {
         }
         if self.grace.poll(cx) {
             return Err(Stop::silent(CloseReason::ClientClosed));
+        }
+        if self.absence.poll(cx) && self.is_deaf() && self.stream.peer_has_closed() {
+            // Redis must forget a client that waits (S-14); one that is owed replies may be reading them still (S-15).
+            if self.session.is_waiting_long() || self.last_moved + HALF_CLOSE_GRACE <= now {
+                return Err(Stop::silent(CloseReason::ClientClosed));
+            }
         }
         if self.idle.poll(cx)
             && let Some(timeout) = self.client.listener_config().idle_timeout
