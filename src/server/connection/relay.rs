@@ -750,7 +750,10 @@ impl Relay {
         }
         match self.push_out(cx) {
             Ok(_) if self.out.is_empty() && !self.unflushed => Poll::Ready(reason),
-            Ok(_) => Poll::Pending,
+            Ok(_) => {
+                self.write_stall.register(cx);
+                Poll::Pending
+            }
             Err(stop) => Poll::Ready(stop.reason),
         }
     }
