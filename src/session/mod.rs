@@ -361,7 +361,14 @@ impl Session {
             Role::ClientReply if self.state.multi => return self.refuse(refusal::REPLY_IN_MULTI, out),
             // What it says must be known, or nobody could tell how many replies will come.
             Role::ClientReply if !request.whole => return self.refuse(refusal::TOO_LONG, out),
+            // A RESP2 subscriber is refused by Redis, with a reply; who is one shows only when all is answered.
+            Role::ClientReply if !self.pending.is_empty() => return Action::Wait,
+            Role::ClientReply if self.state.subscribed() && !self.state.resp3() => {
+                return self.refuse(&refusal::subscribed(command.name), out);
+            }
             Role::ClientReply => return self.client_reply(command, args),
+            // Inside a transaction it answers at once, there and in EXEC's reply.
+            Role::Blocking if self.state.multi => {}
             Role::Blocking => expect = Expect::Reply(Effect::Blocking),
             Role::Script | Role::ClientTracking | Role::ClientNo | Role::ConnectionState => {
                 self.state.sticky = true

@@ -768,6 +768,41 @@ fn client_reply_works_where_it_is_allowed() {
 }
 
 #[test]
+fn a_subscriber_of_resp2_cannot_turn_replies_off() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    for word in ["OFF", "SKIP", "ON"] {
+        let reply = format!("CLIENT REPLY {word}");
+        // One after the other, and in one packet with the subscription that decides about it.
+        let lines = ["SUBSCRIBE c", &reply, "PING", "UNSUBSCRIBE c", "PING"];
+        same(&mut keyward.root(), &mut redis.client(), &lines);
+        let (mut through, mut past) = (keyward.root(), redis.client());
+        through.send(&pipeline(&lines));
+        past.send(&pipeline(&lines));
+        assert_eq!(through.replies(5), past.replies(5), "{word}");
+    }
+    // Whoever gets pushes may.
+    let mut client = keyward.root();
+    assert!(client.call("HELLO 3").starts_with("%{"));
+    client.send(&pipeline(&["SUBSCRIBE c", "CLIENT REPLY SKIP", "PING", "ECHO x"]));
+    assert_eq!(client.replies(2), [">[$subscribe, $c, :1]", "$x"]);
+}
+
+#[test]
+fn a_half_closed_client_gets_the_replies_of_its_transaction() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    let mut client = keyward.app();
+    client.send(&pipeline(&["MULTI", "BLPOP none 0", "SET a 1", "EXEC"]));
+    client.finish_sending();
+    assert_eq!(
+        client.replies(4),
+        ["+OK", "+QUEUED", "+QUEUED", "*[*-1, +OK]"],
+        "nothing blocks in it"
+    );
+}
+
+#[test]
 fn a_client_without_replies_may_leave_at_once() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
