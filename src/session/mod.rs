@@ -194,12 +194,6 @@ impl Session {
         self.pending.is_empty()
     }
 
-    /// Whether the client waits for a reply that may be long in coming: a blocking command, messages of
-    /// subscriptions, a monitor.
-    pub fn is_waiting_long(&self) -> bool {
-        self.pending.has_blocking() || self.is_listening()
-    }
-
     /// Whether the session may end now without taking anything from the client: nothing is outstanding, no
     /// transaction is open, and it listens to nothing (F-34).
     pub fn may_drain(&self) -> bool {
@@ -363,7 +357,11 @@ impl Session {
             Role::ClientReply if !request.whole => return self.refuse(refusal::TOO_LONG, out),
             // A RESP2 subscriber is refused by Redis, with a reply; who is one shows only when all is answered.
             Role::ClientReply if !self.pending.is_empty() => return Action::Wait,
-            Role::ClientReply if self.state.subscribed() && !self.state.resp3() => {
+            Role::ClientReply
+                if self.state.subscribed()
+                    && !self.state.resp3()
+                    && right_arity(command.arity, args.announced()) =>
+            {
                 return self.refuse(&refusal::subscribed(command.name), out);
             }
             Role::ClientReply => return self.client_reply(command, args),
@@ -448,6 +446,9 @@ impl Session {
     }
 
     fn auth<'a>(&mut self, args: Args<'a>, out: &mut BytesMut, note: &mut Option<Note>) -> Action<'a> {
+        if self.may_be_unsubscribing() {
+            return Action::Wait;
+        }
         if let Some(refusal) = self.no_login_now("auth") {
             return self.refuse(&refusal, out);
         }
@@ -461,6 +462,9 @@ impl Session {
     }
 
     fn hello<'a>(&mut self, request: Request<'a>, out: &mut BytesMut, note: &mut Option<Note>) -> Action<'a> {
+        if self.may_be_unsubscribing() {
+            return Action::Wait;
+        }
         if let Some(refusal) = self.no_login_now("hello") {
             return self.refuse(&refusal, out);
         }
@@ -480,6 +484,11 @@ impl Session {
                 self.refuse(&text, out)
             }
         }
+    }
+
+    /// Whether a subscriber may be none any more when all is answered.
+    fn may_be_unsubscribing(&self) -> bool {
+        self.state.subscribed() && !self.pending.is_empty()
     }
 
     /// Where AUTH and HELLO are errors although the client may be known: inside MULTI (S-4), for a RESP2 subscriber

@@ -781,6 +781,20 @@ fn a_subscriber_of_resp2_cannot_turn_replies_off() {
         past.send(&pipeline(&lines));
         assert_eq!(through.replies(5), past.replies(5), "{word}");
     }
+    // Nor log in, until the last subscription has ended.
+    let lines = [
+        "SUBSCRIBE c",
+        "UNSUBSCRIBE",
+        "HELLO 2 SETNAME me",
+        "CLIENT GETNAME",
+    ];
+    let mut client = keyward.app();
+    client.send(&pipeline(&lines[..1]));
+    client.reply();
+    client.send(&pipeline(&lines[1..]));
+    let replies = client.replies(3);
+    assert!(replies[1].starts_with("*[$server, "), "{replies:?}");
+    assert_eq!(replies[2], "$me");
     // Whoever gets pushes may.
     let mut client = keyward.root();
     assert!(client.call("HELLO 3").starts_with("%{"));
@@ -789,7 +803,7 @@ fn a_subscriber_of_resp2_cannot_turn_replies_off() {
 }
 
 #[test]
-fn a_half_closed_client_gets_the_replies_of_its_transaction() {
+fn a_half_closed_client_gets_what_it_has_asked_for_before() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
     let mut client = keyward.app();
@@ -800,6 +814,14 @@ fn a_half_closed_client_gets_the_replies_of_its_transaction() {
         ["+OK", "+QUEUED", "+QUEUED", "*[*-1, +OK]"],
         "nothing blocks in it"
     );
+    // A subscriber too is answered what it has asked for before it closed.
+    let mut client = keyward.app();
+    client.send(&pipeline(&["SUBSCRIBE c", "GET a", "RESET", "PING"]));
+    client.finish_sending();
+    assert_eq!(client.reply(), "*[$subscribe, $c, :1]");
+    assert!(client.reply().starts_with("-ERR Can't execute 'get'"));
+    assert_eq!(client.replies(2), ["+RESET", "-NOAUTH Authentication required."]);
+    client.expect_closed();
 }
 
 #[test]

@@ -229,7 +229,7 @@ impl Relay {
             if self.is_settled() && self.out.is_empty() && !self.stalled && self.penalty.is_none() {
                 return Err(Stop::silent(CloseReason::ClientClosed));
             }
-            if self.body.is_some() || self.session.is_waiting_long() {
+            if self.body.is_some() || self.session.has_blocking() {
                 // Redis drops a partial command, and must forget a client that waits (R-30, S-14).
                 return Err(Stop::silent(CloseReason::ClientClosed));
             }
@@ -697,7 +697,7 @@ impl Relay {
         }
         if self.absence.poll(cx) && self.is_deaf() && self.stream.peer_has_closed() {
             // Redis must forget a client that waits (S-14); one that is owed replies may be reading them still (S-15).
-            if self.session.is_waiting_long() || self.last_moved + HALF_CLOSE_GRACE <= now {
+            if self.session.has_blocking() || self.last_moved + HALF_CLOSE_GRACE <= now {
                 return Err(Stop::silent(CloseReason::ClientClosed));
             }
         }
