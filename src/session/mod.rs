@@ -182,11 +182,26 @@ impl Session {
     }
 
     /// Puts the same user's new rules in force after a reload.
-    pub fn refresh_identity(&mut self, identity: Identity) {
+    ///
+    /// `false`: they do not let the client listen to what it listens to, and it has to go, as in Redis.
+    #[must_use]
+    pub fn refresh_identity(&mut self, identity: Identity) -> bool {
+        if self.state.multi
+            && !self
+                .identity
+                .as_ref()
+                .is_some_and(|old| same_rules(old, &identity))
+        {
+            self.state.stale = true;
+        }
+        let may_listen = self.state.listens_with().all(|name| {
+            matches!(acl::resolve(name, None), Resolved::Command(command) if identity.user.may_run(command))
+        });
         if self.open.is_some() {
             self.open = Some(identity.clone());
         }
         self.identity = Some(identity);
+        may_listen
     }
 
     /// Whether every request has been answered.
@@ -320,6 +335,10 @@ impl Session {
             Role::Exec | Role::Discard => {
                 self.state.multi = false;
                 self.state.watching = false;
+                let stale = std::mem::take(&mut self.state.stale);
+                if stale && command.role == Role::Exec {
+                    return self.abort();
+                }
             }
             Role::Watch => self.state.watching = true,
             Role::Unwatch => self.state.watching = false,
@@ -405,6 +424,22 @@ impl Session {
             self.reply_mode = ReplyMode::On;
         }
         Action::Forward { command, expect }
+    }
+
+    /// An EXEC of requests that were allowed by rules of the past: Redis, who would check them again, is made to refuse
+    /// it.
+    fn abort(&mut self) -> Action<'static> {
+        // As far as the queue of replies goes, a request of ours before the client's.
+        let expect = if self.reply_mode == ReplyMode::On {
+            self.pending.swallow(Effect::None);
+            Expect::Reply(Effect::None)
+        } else {
+            Expect::Nothing
+        };
+        Action::Substitute {
+            request: Bytes::from_static(refusal::POISONED_EXEC),
+            expect,
+        }
     }
 
     /// CLIENT REPLY ON | OFF | SKIP where an ACL allows it (S-12).
@@ -753,6 +788,16 @@ impl Session {
         self.pending.shrink();
         stamp
     }
+}
+
+/// Whether two users may do the same, whatever their passwords are.
+fn same_rules(one: &Identity, other: &Identity) -> bool {
+    let rules = |identity: &Identity| {
+        let mut user = acl::User::clone(&identity.user);
+        user.passwords.clear();
+        user
+    };
+    rules(one) == rules(other)
 }
 
 /// Redis's arity: exactly so many words, or at least so many when negative.

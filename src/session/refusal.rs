@@ -100,6 +100,9 @@ const MAX_QUOTED: usize = 128;
 /// A request that every Redis refuses at queue time, because there is no such command.
 pub(super) const POISON: &[u8] = b"*1\r\n$15\r\nKEYWARD-REFUSED\r\n";
 
+/// The same, and EXEC, which it makes Redis abort.
+pub(super) const POISONED_EXEC: &[u8] = b"*1\r\n$15\r\nKEYWARD-REFUSED\r\n*1\r\n$4\r\nEXEC\r\n";
+
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 pub(super) const EXEC_NOAUTH: &str =
     "EXECABORT Transaction discarded because of: NOAUTH Authentication required.";

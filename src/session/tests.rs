@@ -486,7 +486,7 @@ fn after_a_reload_the_same_client_has_the_new_rules() {
         &identity.user,
         &talk.session.identity().unwrap().user
     ));
-    talk.session.refresh_identity(identity);
+    assert!(talk.session.refresh_identity(identity));
     talk.says("GET a");
     assert!(talk.heard().starts_with("-NOPERM"));
     let gone = Users::new(vec![]);

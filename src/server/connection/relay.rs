@@ -719,13 +719,16 @@ impl Relay {
         let Some(identity) = self.session.identity() else {
             return Ok(());
         };
-        match self.client.users().refresh(identity) {
-            Some(identity) => {
-                self.session.refresh_identity(identity);
-                Ok(())
-            }
-            None => Err(Stop::silent(CloseReason::CredentialRemoved)),
+        let allowed = self
+            .client
+            .users()
+            .refresh(identity)
+            .is_some_and(|identity| self.session.refresh_identity(identity));
+        if allowed {
+            return Ok(());
         }
+        // The credential is gone, or the right to listen to what the session listens to.
+        Err(Stop::silent(CloseReason::CredentialRemoved))
     }
 
     // --- the end -----------------------------------------------------------------------------------------------
