@@ -231,8 +231,13 @@ fn the_element_for_a_client_that_has_gone_is_not_lost() {
 fn a_client_that_leaves_while_nothing_more_is_read_from_it_is_noticed() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
-    // Behind the first nothing is read on purpose, behind the second no more than so many requests may wait.
-    for behind in [pipeline(&["QUIT"]), pipeline(&["PING"; 20_000])] {
+    // Behind the first nothing is read on purpose, the second waits for all replies, and no more than so many
+    // requests may wait.
+    for behind in [
+        pipeline(&["QUIT"]),
+        pipeline(&["RESET"]),
+        pipeline(&["PING"; 20_000]),
+    ] {
         let mut gone = keyward.app();
         gone.send(&words("BLPOP list 0"));
         eventually("the blocked client", || {

@@ -220,7 +220,7 @@ impl Relay {
 
     /// Whether the client's leaving would go unnoticed, because nothing is read from it.
     fn is_deaf(&self) -> bool {
-        !self.half_closed && (self.session.closing().is_some() || !self.takes_requests())
+        !self.half_closed && (self.stalled || self.session.closing().is_some() || !self.takes_requests())
     }
 
     /// Ends that are nobody's fault: everything asked for has been answered.
