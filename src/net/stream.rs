@@ -1,13 +1,13 @@
 //! One byte stream for everything: TCP, unix sockets, and TLS over either.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::{CommonState, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket without TLS.
@@ -57,6 +57,20 @@ impl Stream {
         };
         // As above: nothing is left to be done about a failure.
         let _: Result<io::Result<()>, _> = tokio::time::timeout(patience, farewell).await;
+    }
+
+    /// Whether the peer has closed its sending half or the whole connection, as far as the kernel has said so: also
+    /// when bytes before that have not been read. Wakes nobody.
+    pub fn peer_has_closed(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(stream) => return has_closed(pin!(stream.ready(Interest::READABLE))),
+            Self::Unix(stream) => return has_closed(pin!(stream.ready(Interest::READABLE))),
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        match socket {
+            Socket::Tcp(stream) => has_closed(pin!(stream.ready(Interest::READABLE))),
+            Socket::Unix(stream) => has_closed(pin!(stream.ready(Interest::READABLE))),
+        }
     }
 
     /// The certificate chain that the peer proved to own, leaf first; `None` without TLS or without a certificate.
@@ -176,6 +190,15 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, [Tcp, Unix, Tls], stream => stream.poll_shutdown(cx))
+    }
+}
+
+/// What is known of a socket's readiness without waiting for it.
+fn has_closed(readiness: Pin<&mut impl Future<Output = io::Result<Ready>>>) -> bool {
+    match readiness.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+        Poll::Ready(Err(_)) => true,
+        Poll::Pending => false,
     }
 }
 

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::resp::{Args, encode};
 
+use super::refusal::TOO_LONG;
 use super::state::Effect;
 
 /// Credentials that a client offers.
@@ -135,4 +136,3 @@ fn version_word(version: u8) -> &'static [u8] {
 pub const DEFAULT_USER: &[u8] = b"default";
 
 const SYNTAX_ERROR: &str = "ERR syntax error";
-const TOO_LONG: &str = "ERR keyward: an argument of this command is too long";

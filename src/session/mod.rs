@@ -43,6 +43,8 @@ pub struct Request<'a> {
     pub args: Args<'a>,
     /// `false`: only the head of a longer request.
     pub whole: bool,
+    /// Requests before it have not been handed over to Redis yet.
+    pub unsent: bool,
 }
 
 /// What to do with a request.
@@ -199,22 +201,31 @@ impl Session {
     }
 
     /// Puts the same user's new rules in force after a reload.
-    pub fn refresh_identity(&mut self, identity: Identity) {
+    ///
+    /// `false`: they do not let the client listen to what it listens to, and it has to go, as in Redis.
+    #[must_use]
+    pub fn refresh_identity(&mut self, identity: Identity) -> bool {
+        if self.state.multi
+            && !self
+                .identity
+                .as_ref()
+                .is_some_and(|old| same_rules(old, &identity))
+        {
+            self.state.stale = true;
+        }
+        let may_listen = self.state.listens_with().all(|name| {
+            matches!(acl::resolve(name, None), Resolved::Command(command) if identity.user.may_run(command))
+        });
         if self.open.is_some() {
             self.open = Some(identity.clone());
         }
         self.identity = Some(identity);
+        may_listen
     }
 
     /// Whether every request has been answered.
     pub fn is_settled(&self) -> bool {
         self.pending.is_empty()
-    }
-
-    /// Whether the client waits for a reply that may be long in coming: a blocking command, messages of
-    /// subscriptions, a monitor.
-    pub fn is_waiting_long(&self) -> bool {
-        self.pending.has_blocking() || self.is_listening()
     }
 
     /// Whether the session may end now without taking anything from the client: nothing is outstanding, no
@@ -295,7 +306,7 @@ impl Session {
             Role::Auth | Role::Hello if self.must_cross() => return Action::Wait,
             Role::Auth => return self.auth(args, out, note),
             Role::Hello => return self.hello(request, out, note),
-            Role::Reset => return self.want_reset(out),
+            Role::Reset => return self.want_reset(request.unsent, out),
             _ => {}
         }
         let Some(identity) = &self.identity else {
@@ -358,11 +369,17 @@ impl Session {
         let skipped = self.reply_mode == ReplyMode::Skip;
         let mut expect = Expect::Reply(Effect::None);
         match command.role {
+            // With arguments too many these are errors that change nothing.
+            Role::Multi | Role::Exec | Role::Discard if !right_arity(command.arity, args.announced()) => {}
             Role::Multi => self.state.multi = true,
             Role::Exec | Role::Discard => {
                 self.state.multi = false;
                 self.state.watching = false;
                 expect = Expect::Reply(Effect::EndsTransaction);
+                let stale = std::mem::take(&mut self.state.stale);
+                if stale && command.role == Role::Exec {
+                    return self.abort();
+                }
             }
             Role::Watch => self.state.watching = true,
             Role::Unwatch => {
@@ -399,7 +416,20 @@ impl Session {
                 expect = Expect::Reply(Effect::Monitor);
             }
             Role::ClientReply if self.state.multi => return self.refuse(refusal::REPLY_IN_MULTI, out),
+            // What it says must be known, or nobody could tell how many replies will come.
+            Role::ClientReply if !request.whole => return self.refuse(refusal::TOO_LONG, out),
+            // A RESP2 subscriber is refused by Redis, with a reply; who is one shows only when all is answered.
+            Role::ClientReply if !self.pending.is_empty() => return Action::Wait,
+            Role::ClientReply
+                if self.state.subscribed()
+                    && !self.state.resp3()
+                    && right_arity(command.arity, args.announced()) =>
+            {
+                return self.refuse(&refusal::subscribed(command.name), out);
+            }
             Role::ClientReply => return self.client_reply(command, args),
+            // Inside a transaction it answers at once, there and in EXEC's reply.
+            Role::Blocking if self.state.multi => {}
             Role::Blocking => expect = Expect::Reply(Effect::Blocking),
             Role::Script => self.state.stick(PinReason::Script),
             Role::ClientTracking => self.state.stick(PinReason::Tracking),
@@ -534,6 +564,22 @@ impl Session {
         crossing
     }
 
+    /// An EXEC of requests that were allowed by rules of the past: Redis, who would check them again, is made to refuse
+    /// it.
+    fn abort(&mut self) -> Action<'static> {
+        // As far as the queue of replies goes, a request of ours before the client's.
+        let expect = if self.reply_mode == ReplyMode::On {
+            self.pending.swallow(Effect::None);
+            Expect::Reply(Effect::None)
+        } else {
+            Expect::Nothing
+        };
+        Action::Substitute {
+            request: Bytes::from_static(refusal::POISONED_EXEC),
+            expect,
+        }
+    }
+
     /// CLIENT REPLY ON | OFF | SKIP where an ACL allows it (S-12).
     fn client_reply(&mut self, command: &'static Command, args: Args<'_>) -> Action<'static> {
         self.state.stick(PinReason::NoReplies);
@@ -579,6 +625,9 @@ impl Session {
     }
 
     fn auth<'a>(&mut self, args: Args<'a>, out: &mut BytesMut, note: &mut Option<Note>) -> Action<'a> {
+        if self.may_be_unsubscribing() {
+            return Action::Wait;
+        }
         if let Some(refusal) = self.no_login_now("auth") {
             return self.refuse(&refusal, out);
         }
@@ -592,6 +641,9 @@ impl Session {
     }
 
     fn hello<'a>(&mut self, request: Request<'a>, out: &mut BytesMut, note: &mut Option<Note>) -> Action<'a> {
+        if self.may_be_unsubscribing() {
+            return Action::Wait;
+        }
         if let Some(refusal) = self.no_login_now("hello") {
             return self.refuse(&refusal, out);
         }
@@ -611,6 +663,11 @@ impl Session {
                 self.refuse(&text, out)
             }
         }
+    }
+
+    /// Whether a subscriber may be none any more when all is answered.
+    fn may_be_unsubscribing(&self) -> bool {
+        self.state.subscribed() && !self.pending.is_empty()
     }
 
     /// Where AUTH and HELLO are errors although the client may be known: inside MULTI (S-4), for a RESP2 subscriber
@@ -651,6 +708,8 @@ impl Session {
         out: &mut BytesMut,
     ) -> Action<'static> {
         self.identity = Some(identity);
+        // Whoever is known is no stranger: after a RESET the count begins anew.
+        self.commands = 0;
         match hello {
             Some(hello) => Self::greet(hello),
             None => {
@@ -679,9 +738,10 @@ impl Session {
         self.closing = Some(closing);
     }
 
-    fn want_reset(&mut self, out: &mut BytesMut) -> Action<'static> {
-        // A monitor has no outstanding replies but its lines; they end with its lane.
-        if !self.pending.is_empty() {
+    fn want_reset(&mut self, unsent: bool, out: &mut BytesMut) -> Action<'static> {
+        // A monitor has no outstanding replies but its lines; they end with its lane. What was asked for without a
+        // reply must not end with it.
+        if unsent || !self.pending.is_empty() {
             return Action::Wait;
         }
         self.identity = self.open.clone();
@@ -705,15 +765,18 @@ impl Session {
                 expect: Expect::Nothing,
             };
         }
-        if self.reply_mode == ReplyMode::Off {
-            return Action::Answered;
-        }
+        let silent = self.reply_mode == ReplyMode::Off;
         if self.state.multi {
             let request = Bytes::from_static(refusal::POISON);
-            return Action::Substitute {
-                request,
-                expect: Expect::Replace(reply.freeze()),
+            let expect = if silent {
+                Expect::Nothing
+            } else {
+                Expect::Replace(reply.freeze())
             };
+            return Action::Substitute { request, expect };
+        }
+        if silent {
+            return Action::Answered;
         }
         self.pending.answer(&reply, out);
         Action::Answered
@@ -896,6 +959,16 @@ impl Session {
         self.pending.shrink();
         stamp
     }
+}
+
+/// Whether two users may do the same, whatever their passwords are.
+fn same_rules(one: &Identity, other: &Identity) -> bool {
+    let rules = |identity: &Identity| {
+        let mut user = acl::User::clone(&identity.user);
+        user.passwords.clear();
+        user
+    };
+    rules(one) == rules(other)
 }
 
 /// Redis's arity: exactly so many words, or at least so many when negative.

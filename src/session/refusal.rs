@@ -100,6 +100,9 @@ const MAX_QUOTED: usize = 128;
 /// A request that every Redis refuses at queue time, because there is no such command.
 pub(super) const POISON: &[u8] = b"*1\r\n$15\r\nKEYWARD-REFUSED\r\n";
 
+/// The same, and EXEC, which it makes Redis abort.
+pub(super) const POISONED_EXEC: &[u8] = b"*1\r\n$15\r\nKEYWARD-REFUSED\r\n*1\r\n$4\r\nEXEC\r\n";
+
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 pub(super) const EXEC_NOAUTH: &str =
     "EXECABORT Transaction discarded because of: NOAUTH Authentication required.";
@@ -111,4 +114,5 @@ pub(super) const MONITOR_IN_MULTI: &str = "ERR keyward: MONITOR is not allowed i
 pub(super) const SUBSCRIBE_IN_MULTI: &str = "ERR keyward: commands of the SUBSCRIBE family are not allowed inside MULTI (their replies could not be counted)";
 pub(super) const SUBSCRIBE_WITHOUT_REPLIES: &str =
     "ERR keyward: commands of the SUBSCRIBE family are not allowed while replies are off";
+pub(super) const TOO_LONG: &str = "ERR keyward: an argument of this command is too long";
 pub(super) const REPLY_IN_MULTI: &str = "ERR keyward: CLIENT REPLY is not allowed inside MULTI";

@@ -101,6 +101,8 @@ pub(super) struct State {
     info: Vec<(Bytes, Bytes)>,
     /// MULTI was forwarded and neither EXEC nor DISCARD since. Redis is the owner of the truth; see `Session::refuse`.
     pub(super) multi: bool,
+    /// The rules have changed since MULTI.
+    pub(super) stale: bool,
     /// WATCH since the last EXEC, DISCARD, UNWATCH.
     pub(super) watching: bool,
     /// Something that is not replayed and lasts: a script's lane, tracking, READONLY, …
@@ -186,6 +188,18 @@ impl State {
     /// Whether Redis would call this connection a subscriber.
     pub(super) fn subscribed(&self) -> bool {
         self.channels > 0 || self.patterns > 0 || self.shards > 0
+    }
+
+    /// The commands that the client has begun to listen with.
+    pub(super) fn listens_with(&self) -> impl Iterator<Item = &'static [u8]> {
+        [
+            (self.channels > 0, b"subscribe" as &[u8]),
+            (self.patterns > 0, b"psubscribe"),
+            (self.shards > 0, b"ssubscribe"),
+            (self.monitor, b"monitor"),
+        ]
+        .into_iter()
+        .filter_map(|(listens, name)| listens.then_some(name))
     }
 
     /// Whether the connection speaks RESP3.

@@ -74,6 +74,7 @@ impl Talk {
         let request = Request {
             args: Args::new(&bytes, argc),
             whole: true,
+            unsent: false,
         };
         let mut note = None;
         let action = self.session.request(request, &mut self.client, &mut note);
@@ -487,7 +488,7 @@ fn after_a_reload_the_same_client_has_the_new_rules() {
         &identity.user,
         &talk.session.identity().unwrap().user
     ));
-    talk.session.refresh_identity(identity);
+    assert!(talk.session.refresh_identity(identity));
     talk.says("GET a");
     assert!(talk.heard().starts_with("-NOPERM"));
     let gone = Users::new(vec![]);

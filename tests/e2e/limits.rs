@@ -279,6 +279,27 @@ fn guessing_is_slowed_down_then_locked_out_for_longer_each_time() {
 }
 
 #[test]
+fn behind_a_unix_socket_each_user_of_the_machine_is_a_source() {
+    let redis = Redis::start();
+    let setup = Setup::new(&redis)
+        .with_lockout()
+        .login("lockout_after = 4")
+        .login("lockout_first = \"1s\"");
+    let socket = setup.dir().join("local.sock");
+    let address = format!("unix:{}", socket.display());
+    let keyward = setup.add_listener("local", "main", &address).start();
+    keyward.wait_event_where("listening", |line| line["listener"] == "local");
+    let mut client = Client::unix(&socket);
+    for _ in 0..4 {
+        client.call_args(&["AUTH", "app", WRONG_PASSWORD]);
+    }
+    let begun = keyward.wait_event("source_locked_out");
+    let ended = keyward.wait_event("lockout_ended");
+    assert_eq!(begun["source"], ended["source"], "whom it was for");
+    assert!(ended["source"].as_str().unwrap().starts_with("unix:uid="));
+}
+
+#[test]
 fn a_storm_of_guesses_gets_a_handful_of_answers_and_hurts_nobody() {
     let redis = Redis::start();
     let keyward = proxied(&redis).with_lockout().start();

@@ -350,6 +350,22 @@ fn reset_logs_out() {
 }
 
 #[test]
+fn a_connection_may_be_reset_and_logged_in_again_without_end() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    let mut client = keyward.app();
+    for round in 0..50 {
+        assert_eq!(client.call("RESET"), "+RESET", "round {round}");
+        assert_eq!(
+            client.call_args(&["AUTH", "app", APP_PASSWORD]),
+            "+OK",
+            "round {round}"
+        );
+    }
+    assert_eq!(client.call("PING"), "+PONG");
+}
+
+#[test]
 fn quit_ends_the_connection_and_what_is_behind_it() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);

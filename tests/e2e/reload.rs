@@ -14,6 +14,7 @@ use super::support::Redis;
 use super::support::Setup;
 use super::support::eventually;
 use super::support::open_descriptors;
+use super::support::pipeline;
 use super::support::proc_status;
 use super::support::words;
 
@@ -127,6 +128,30 @@ fn rules_change_under_live_sessions() {
     eventually("the newer rules", || {
         (app.call("KEYS *") == "*[$a]").then_some(())
     });
+}
+
+#[test]
+fn rules_that_change_reach_open_transactions_and_subscriptions() {
+    let redis = Redis::start();
+    let mut keyward = Keyward::start(&redis);
+    let mut queued = keyward.app();
+    queued.send(&pipeline(&["MULTI", "SET a 1"]));
+    assert_eq!(queued.replies(2), ["+OK", "+QUEUED"]);
+    let mut subscriber = keyward.app();
+    assert_eq!(subscriber.call("SUBSCRIBE c"), "*[$subscribe, $c, :1]");
+    let mut other = keyward.root();
+    other.send(&pipeline(&["MULTI", "SET b 1"]));
+    assert_eq!(other.replies(2), ["+OK", "+QUEUED"]);
+    keyward.change(|setup| setup.user_line("app", "acl = \"safe -set -subscribe\""));
+    keyward.reload();
+    subscriber.expect_closed();
+    // Redis checks queued commands again at EXEC.
+    let reply = queued.call("EXEC");
+    assert!(reply.starts_with("-EXECABORT "), "{reply}");
+    assert_eq!(queued.call("GET a"), "$-1");
+    queued.send(&pipeline(&["MULTI", "GET a", "EXEC", "PING"]));
+    assert_eq!(queued.replies(4), ["+OK", "+QUEUED", "*[$-1]", "+PONG"]);
+    assert_eq!(other.call("EXEC"), "*[+OK]", "whose rules stay is not disturbed");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
+use super::support::APP_PASSWORD;
 use super::support::Client;
 use super::support::Keyward;
 use super::support::Redis;
@@ -225,6 +226,36 @@ fn the_element_for_a_client_that_has_gone_is_not_lost() {
         assert_eq!(next.call("RPUSH list x"), ":1");
         assert_eq!(next.call("LPOP list"), "$x", "S-14");
     }
+}
+
+#[test]
+fn a_client_that_leaves_while_nothing_more_is_read_from_it_is_noticed() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    // Behind the first nothing is read on purpose, the second waits for all replies, and no more than so many
+    // requests may wait.
+    for behind in [
+        pipeline(&["QUIT"]),
+        pipeline(&["RESET"]),
+        pipeline(&["PING"; 20_000]),
+    ] {
+        let mut gone = keyward.app();
+        gone.send(&words("BLPOP list 0"));
+        eventually("the blocked client", || {
+            (redis.info("blocked_clients") == "1").then_some(())
+        });
+        // As much of it as is taken.
+        gone.patience(Duration::from_millis(500));
+        let _ = gone.try_send(&behind);
+        drop(gone);
+        eventually("its end in Redis", || {
+            (redis.info("blocked_clients") == "0").then_some(())
+        });
+        let mut next = keyward.app();
+        assert_eq!(next.call("RPUSH list x"), ":1");
+        assert_eq!(next.call("LPOP list"), "$x", "S-14");
+    }
+    keyward.wait_metric("keyward_connections_open", &[("listener", "main")], 0.0);
 }
 
 #[test]
@@ -745,6 +776,109 @@ fn client_reply_works_where_it_is_allowed() {
 }
 
 #[test]
+fn a_subscriber_of_resp2_cannot_turn_replies_off() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    for word in ["OFF", "SKIP", "ON"] {
+        let reply = format!("CLIENT REPLY {word}");
+        // One after the other, and in one packet with the subscription that decides about it.
+        let lines = ["SUBSCRIBE c", &reply, "PING", "UNSUBSCRIBE c", "PING"];
+        same(&mut keyward.root(), &mut redis.client(), &lines);
+        let (mut through, mut past) = (keyward.root(), redis.client());
+        through.send(&pipeline(&lines));
+        past.send(&pipeline(&lines));
+        assert_eq!(through.replies(5), past.replies(5), "{word}");
+    }
+    // Nor log in, until the last subscription has ended.
+    let lines = [
+        "SUBSCRIBE c",
+        "UNSUBSCRIBE",
+        "HELLO 2 SETNAME me",
+        "CLIENT GETNAME",
+    ];
+    let mut client = keyward.app();
+    client.send(&pipeline(&lines[..1]));
+    client.reply();
+    client.send(&pipeline(&lines[1..]));
+    let replies = client.replies(3);
+    assert!(replies[1].starts_with("*[$server, "), "{replies:?}");
+    assert_eq!(replies[2], "$me");
+    // Whoever gets pushes may.
+    let mut client = keyward.root();
+    assert!(client.call("HELLO 3").starts_with("%{"));
+    client.send(&pipeline(&["SUBSCRIBE c", "CLIENT REPLY SKIP", "PING", "ECHO x"]));
+    assert_eq!(client.replies(2), [">[$subscribe, $c, :1]", "$x"]);
+}
+
+#[test]
+fn a_half_closed_client_gets_what_it_has_asked_for_before() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    let mut client = keyward.app();
+    client.send(&pipeline(&["MULTI", "BLPOP none 0", "SET a 1", "EXEC"]));
+    client.finish_sending();
+    assert_eq!(
+        client.replies(4),
+        ["+OK", "+QUEUED", "+QUEUED", "*[*-1, +OK]"],
+        "nothing blocks in it"
+    );
+    // A subscriber too is answered what it has asked for before it closed.
+    let mut client = keyward.app();
+    client.send(&pipeline(&["SUBSCRIBE c", "GET a", "RESET", "PING"]));
+    client.finish_sending();
+    assert_eq!(client.reply(), "*[$subscribe, $c, :1]");
+    assert!(client.reply().starts_with("-ERR Can't execute 'get'"));
+    assert_eq!(client.replies(2), ["+RESET", "-NOAUTH Authentication required."]);
+    client.expect_closed();
+}
+
+#[test]
+fn a_client_without_replies_may_leave_at_once() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    let mut watcher = redis.client();
+    for (number, last) in [None, Some("QUIT"), Some("RESET")].into_iter().enumerate() {
+        let mut client = keyward.root();
+        let big = vec![b'x'; 300_000];
+        let count = format!("count{number}");
+        client.send(&words("CLIENT REPLY OFF"));
+        for _ in 0..20 {
+            client.send(&request(&[b"SET", b"big", &big]));
+            client.send(&words(&format!("INCR {count}")));
+        }
+        if let Some(last) = last {
+            client.send(&words(last));
+        }
+        client.finish_sending();
+        client.read_to_end();
+        eventually("everything that was sent", || {
+            (watcher.call(&format!("GET {count}")) == "$20").then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_refusal_aborts_the_transaction_of_a_client_without_replies_too() {
+    let redis = Redis::start();
+    let keyward = Setup::new(&redis)
+        .user("quiet", APP_PASSWORD, "acl = \"safe +client|reply\"")
+        .start();
+    let mut client = keyward.connect().login("quiet", APP_PASSWORD);
+    for refused in ["FLUSHALL", "NOSUCH"] {
+        client.send(&pipeline(&[
+            "CLIENT REPLY OFF",
+            "MULTI",
+            "SET a 1",
+            refused,
+            "EXEC",
+            "CLIENT REPLY ON",
+            "GET a",
+        ]));
+        assert_eq!(client.replies(2), ["+OK", "$-1"], "behind {refused}");
+    }
+}
+
+#[test]
 fn errors_of_redis_pass_in_band() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);
@@ -771,7 +905,7 @@ fn sessions_of_many_clients_do_not_mix() {
     let workers: Vec<_> = (0..16)
         .map(|worker| {
             thread::spawn(move || {
-                let mut client = Client::tcp(address).login("app", super::support::APP_PASSWORD);
+                let mut client = Client::tcp(address).login("app", APP_PASSWORD);
                 for round in 0..200 {
                     let nonce = format!("{worker}-{round}");
                     let key = format!("k{worker}");

@@ -61,7 +61,11 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
             Box::pin(refuse(socket, &settings, reject)).await;
             drop(courtesy);
         }
-        Admission::Admitted(permit) => {
+        Admission::Admitted(mut permit) => {
+            if let Peer::Unix { uid } = peer {
+                // One user's failed logins are not the others': known only now. No limit applies to it.
+                let _ = permit.set_source(Source::Unix(uid));
+            }
             let mut open = listener.metrics.connection_open();
             let mut opening = Opening {
                 listener: &listener,

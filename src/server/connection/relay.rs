@@ -36,6 +36,9 @@ const HIGH_WATER: usize = 64 * 1024;
 /// How long a client that has closed its sending half may wait for the replies it is owed (S-15).
 const HALF_CLOSE_GRACE: Duration = Duration::from_secs(5);
 
+/// How often a client that is not read from is looked after.
+const ABSENCE_CHECK: Duration = Duration::from_secs(1);
+
 /// One connection from its first byte of RESP to its last.
 pub(super) struct Relay {
     client: Client,
@@ -70,7 +73,11 @@ pub(super) struct Relay {
     write_stall: Alarm,
     idle: Alarm,
     grace: Alarm,
+    /// Looks after a client that is not read from.
+    absence: Alarm,
     last_heard: Instant,
+    /// When bytes last went in any direction.
+    last_moved: Instant,
     /// Flush what is in `out`, then end.
     ending: Option<CloseReason>,
 }
@@ -140,7 +147,9 @@ impl Relay {
             write_stall: Alarm::default(),
             idle,
             grace: Alarm::default(),
+            absence: Alarm::default(),
             last_heard: now,
+            last_moved: now,
             ending: None,
         }
     }
@@ -183,12 +192,16 @@ impl Relay {
         if let Some(seat) = &self.seat {
             seat.register(cx);
         }
+        if !self.absence.is_set() && self.is_deaf() {
+            self.absence.set(now + ABSENCE_CHECK);
+        }
         for alarm in [
             &mut self.login_deadline,
             &mut self.penalty_over,
             &mut self.write_stall,
             &mut self.idle,
             &mut self.grace,
+            &mut self.absence,
         ] {
             alarm.register(cx);
         }
@@ -209,16 +222,27 @@ impl Relay {
             if !moved {
                 return Ok(());
             }
+            self.last_moved = now;
         }
+    }
+
+    /// Whether everything asked for has been answered, or handed over to Redis if it wants no answer.
+    fn is_settled(&self) -> bool {
+        self.session.is_settled() && self.lane.as_ref().is_none_or(Lane::is_flushed)
+    }
+
+    /// Whether the client's leaving would go unnoticed, because nothing is read from it.
+    fn is_deaf(&self) -> bool {
+        !self.half_closed && (self.stalled || self.session.closing().is_some() || !self.takes_requests())
     }
 
     /// Ends that are nobody's fault: everything asked for has been answered.
     fn check_end(&mut self, now: Instant) -> Result<(), Stop> {
         if self.half_closed {
-            if self.session.is_settled() && self.out.is_empty() && self.penalty.is_none() {
+            if self.is_settled() && self.out.is_empty() && !self.stalled && self.penalty.is_none() {
                 return Err(Stop::silent(CloseReason::ClientClosed));
             }
-            if self.body.is_some() || self.session.is_waiting_long() {
+            if self.body.is_some() || self.session.has_blocking() {
                 // Redis drops a partial command, and must forget a client that waits (R-30, S-14).
                 return Err(Stop::silent(CloseReason::ClientClosed));
             }
@@ -227,12 +251,13 @@ impl Relay {
             }
         }
         if let Some(closing) = self.session.closing()
-            && self.session.is_settled()
+            && self.is_settled()
         {
             return Err(Stop::silent(close_reason(closing)));
         }
         if self.client.control.is_draining()
             && self.session.may_drain()
+            && self.is_settled()
             && self.body.is_none()
             && self.penalty.is_none()
         {
@@ -629,6 +654,7 @@ impl Relay {
         let request = Request {
             args: Args::new(bytes, argc),
             whole,
+            unsent: self.lane.as_ref().is_some_and(|lane| !lane.is_flushed()),
         };
         let mut note = None;
         let action = self.session.request(request, &mut self.out, &mut note);
@@ -798,11 +824,17 @@ impl Relay {
         if self.grace.poll(cx) {
             return Err(Stop::silent(CloseReason::ClientClosed));
         }
+        if self.absence.poll(cx) && self.is_deaf() && self.stream.peer_has_closed() {
+            // Redis must forget a client that waits (S-14); one that is owed replies may be reading them still (S-15).
+            if self.session.has_blocking() || self.last_moved + HALF_CLOSE_GRACE <= now {
+                return Err(Stop::silent(CloseReason::ClientClosed));
+            }
+        }
         if self.idle.poll(cx)
             && let Some(timeout) = self.client.listener_config().idle_timeout
         {
             let end = self.last_heard + timeout;
-            if end <= now && self.session.is_settled() && !self.session.is_listening() {
+            if end <= now && self.is_settled() && !self.session.is_listening() {
                 return Err(Stop::silent(CloseReason::IdleTimeout));
             }
             self.idle.set(end.max(now + MIN_IDLE_CHECK));
@@ -816,13 +848,16 @@ impl Relay {
         let Some(identity) = self.session.identity() else {
             return Ok(());
         };
-        match self.client.users().refresh(identity) {
-            Some(identity) => {
-                self.session.refresh_identity(identity);
-                Ok(())
-            }
-            None => Err(Stop::silent(CloseReason::CredentialRemoved)),
+        let allowed = self
+            .client
+            .users()
+            .refresh(identity)
+            .is_some_and(|identity| self.session.refresh_identity(identity));
+        if allowed {
+            return Ok(());
         }
+        // The credential is gone, or the right to listen to what the session listens to.
+        Err(Stop::silent(CloseReason::CredentialRemoved))
     }
 
     // --- the end -----------------------------------------------------------------------------------------------
@@ -848,7 +883,10 @@ impl Relay {
         }
         match self.push_out(cx) {
             Ok(_) if self.out.is_empty() && !self.unflushed => Poll::Ready(reason),
-            Ok(_) => Poll::Pending,
+            Ok(_) => {
+                self.write_stall.register(cx);
+                Poll::Pending
+            }
             Err(stop) => Poll::Ready(stop.reason),
         }
     }
