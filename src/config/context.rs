@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::NamedFile;
 use super::code;
 use super::diagnostic::{Diagnostic, Location, Severity, SourceText};
 use super::raw::{Given, Raw, Table};
@@ -90,6 +91,7 @@ pub(super) struct Context<'a> {
     pub(super) env: &'a BTreeMap<String, String>,
     pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) settings: Vec<Setting>,
+    pub(super) named_files: Vec<NamedFile>,
 }
 
 /// The message just reported, to be completed.
@@ -124,6 +126,7 @@ impl<'a> Context<'a> {
             env,
             diagnostics: Vec::new(),
             settings: Vec::new(),
+            named_files: Vec::new(),
         }
     }
 
@@ -142,6 +145,16 @@ impl<'a> Context<'a> {
             Place::File(span) => Some(self.source?.location(span, false)),
             Place::Secret(span) => Some(self.source?.location(span, true)),
             Place::Environment(_) | Place::Flag(_) | Place::Default => None,
+        }
+    }
+
+    /// What stands at a place of the file, as it is written there.
+    pub(super) fn raw(&self, place: &Place) -> &'a str {
+        match (place, self.source) {
+            (Place::File(span) | Place::Secret(span), Some(source)) => {
+                source.text().get(span.clone()).unwrap_or_default()
+            }
+            _ => "",
         }
     }
 
@@ -199,8 +212,10 @@ impl<'a> Context<'a> {
             .push(Diagnostic::error(code::SYNTAX, message).at(location));
     }
 
-    pub(super) fn has_errors(&self) -> bool {
-        self.diagnostics.iter().any(Diagnostic::is_error)
+    /// How many errors there are: who compares it before and after reading some keys knows whether they are right,
+    /// and does not complain about what a default in their place would mean.
+    pub(super) fn errors(&self) -> usize {
+        self.diagnostics.iter().filter(|found| found.is_error()).count()
     }
 
     /// Records an effective value.
@@ -453,10 +468,24 @@ impl<'a> Context<'a> {
         }
         let path = self.resolve(&given.value, &given.place);
         self.record(table, key, path.display().to_string(), &given.place);
+        self.name_file(table, &path, &given.place);
         Some(Given {
             value: path,
             place: given.place,
         })
+    }
+
+    /// Remembers where a file was named.
+    pub(super) fn name_file(&mut self, table: &Table, file: &Path, place: &Place) {
+        self.named_files.push(NamedFile {
+            section: table.title.clone(),
+            file: file.to_owned(),
+            location: self.location(place),
+            variable: match place {
+                Place::Environment(variable) => Some((*variable).to_owned()),
+                _ => None,
+            },
+        });
     }
 
     /// See [`Self::path`].
