@@ -14,6 +14,7 @@ use super::code;
 use super::context::{Context, Place};
 use super::diagnostic::{did_you_mean, names_secret};
 use super::schema::{Key, Kind, SECTIONS, SYNONYMS, Section};
+use super::user::is_name;
 
 /// A value with its place.
 #[derive(Debug, Clone)]
@@ -145,14 +146,17 @@ impl RawConfig {
         }
     }
 
-    /// Whether every table of a section could be read and has a name: only then a name that is not there is wrong.
+    /// Whether every table of a section could be read and has a right name: only then a name that is not there is wrong.
     pub(super) fn knows_all(&self, section: &str) -> bool {
         let tables = match section {
             "upstream" => &self.upstreams,
             "listener" => &self.listeners,
             _ => &self.users,
         };
-        !self.refused.contains(&section) && tables.iter().all(|table| table.text("name").is_some())
+        !self.refused(section)
+            && tables
+                .iter()
+                .all(|table| table.text("name").is_some_and(|name| is_name(name, section)))
     }
 
     /// Whether a section is there that could not be read.

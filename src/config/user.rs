@@ -71,25 +71,37 @@ pub(super) fn default_acl() -> AclText {
 /// A name that may be a metric label: it must not need quoting anywhere.
 pub(super) fn name(context: &mut Context<'_>, table: &Table, what: &str) -> Option<Given<String>> {
     let given = context.required(table, "name")?;
-    let more = if what == "user" { "_.-@:/+" } else { "_.-" };
-    let fine = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
-    let begins = given
-        .value
-        .starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-    if begins && given.value.len() <= 64 && given.value.chars().all(fine) {
+    if is_name(&given.value, what) {
         return Some(given);
     }
+    let more = signs_of(what);
+    let article = if what == "upstream" { "an" } else { "a" };
     context
         .error(
             code::BAD_NAME,
             &given.place,
-            format!("this cannot be the name of a {what}"),
+            format!("this cannot be the name of {article} {what}"),
         )
         .label("1 to 64 letters, digits and signs, with a letter or digit first")
         .help(format!(
             "names are metric labels and stand in logs; signs that may be in it: {more}"
         ));
     None
+}
+
+/// See [`name`].
+pub(super) fn is_name(text: &str, what: &str) -> bool {
+    let more = signs_of(what);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && text.len() <= 64
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+}
+
+/// What may be in a name besides letters and digits.
+fn signs_of(what: &str) -> &'static str {
+    if what == "user" { "_.-@:/+" } else { "_.-" }
 }
 
 /// Reports names that occur twice.

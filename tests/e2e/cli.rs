@@ -116,7 +116,7 @@ fn check_finds_faults_of_every_kind_in_one_run() {
     setup.write("broken.key", "no key\n");
     setup.write(
         "users.acl",
-        "user a on nopass ~* +get\nuser b on nopass ~* +mgte\n",
+        "user a on nopass ~* +get\nuser b on nopass ~* +mgett\n",
     );
     let text = r#"[server]
 max_conections = 7
