@@ -9,6 +9,8 @@ pub const UNKNOWN_KEY: &str = "KW0102";
 pub const WRONG_TYPE: &str = "KW0103";
 /// A required key is not there.
 pub const MISSING_KEY: &str = "KW0104";
+/// More messages, or more tables, than anybody means.
+pub const TOO_MANY: &str = "KW0105";
 
 /// There is nothing to listen on or nothing to connect to.
 pub const NOTHING: &str = "KW0201";

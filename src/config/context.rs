@@ -84,12 +84,17 @@ pub struct Setting {
     pub origin: Origin,
 }
 
+/// Of each severity; nobody reads more.
+const MOST_MESSAGES: usize = 1_000;
+
 /// See the module.
 pub(super) struct Context<'a> {
     source: Option<&'a SourceText>,
     base: Option<&'a Path>,
     pub(super) env: &'a BTreeMap<String, String>,
-    pub(super) diagnostics: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
+    errors: usize,
+    warnings: usize,
     pub(super) settings: Vec<Setting>,
     pub(super) named_files: Vec<NamedFile>,
 }
@@ -125,6 +130,8 @@ impl<'a> Context<'a> {
             base,
             env,
             diagnostics: Vec::new(),
+            errors: 0,
+            warnings: 0,
             settings: Vec::new(),
             named_files: Vec::new(),
         }
@@ -195,6 +202,9 @@ impl<'a> Context<'a> {
         place: &Place,
         message: String,
     ) -> Message<'_> {
+        if !self.has_room(severity) {
+            return Message(None);
+        }
         let message = match place {
             Place::Environment(name) => format!("{name}: {message}"),
             Place::Flag(name) => format!("{name}: {message}"),
@@ -206,6 +216,9 @@ impl<'a> Context<'a> {
     }
 
     pub(super) fn syntax_error(&mut self, span: &Range<usize>, message: &str) {
+        if !self.has_room(Severity::Error) {
+            return;
+        }
         let location = self.source.map(|source| source.syntax_location(span));
         let message = message.lines().next().unwrap_or("syntax error").to_owned();
         self.diagnostics
@@ -215,7 +228,30 @@ impl<'a> Context<'a> {
     /// How many errors there are: who compares it before and after reading some keys knows whether they are right,
     /// and does not complain about what a default in their place would mean.
     pub(super) fn errors(&self) -> usize {
-        self.diagnostics.iter().filter(|found| found.is_error()).count()
+        self.errors
+    }
+
+    /// Counts a message, and says whether it is still kept: a file of noise must not cost more than its size.
+    fn has_room(&mut self, severity: Severity) -> bool {
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        *count <= MOST_MESSAGES
+    }
+
+    /// Every message so far, and the settings.
+    pub(super) fn finish(mut self) -> (Vec<Diagnostic>, Vec<Setting>) {
+        let left_out =
+            self.errors.saturating_sub(MOST_MESSAGES) + self.warnings.saturating_sub(MOST_MESSAGES);
+        if left_out > 0 {
+            let message = format!("{left_out} further messages are left out");
+            self.diagnostics.push(
+                Diagnostic::warning(code::TOO_MANY, message).helped("mend the first ones, then try again"),
+            );
+        }
+        (self.diagnostics, self.settings)
     }
 
     /// Records an effective value.

@@ -283,6 +283,7 @@ fn suggest(message: super::context::Message<'_>, word: &str, names: &[String]) {
     match did_you_mean(word, names.iter().map(String::as_str)) {
         Some(near) => message.help(format!("did you mean \"{near}\"?")),
         None if names.is_empty() => message,
+        None if names.len() > 8 => message,
         None => message.help(format!("there are: {}", names.join(", "))),
     };
 }

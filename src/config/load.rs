@@ -127,9 +127,9 @@ pub(super) fn load_source(
     });
     // Half a document would give messages about keys that are in the other half.
     let Some(built) = built else {
-        return Err(sorted(context.diagnostics, source));
+        return Err(sorted(context.finish().0, source));
     };
-    let mut diagnostics = context.diagnostics;
+    let (mut diagnostics, settings) = context.finish();
     diagnostics.extend(further(&built.value));
     if !built.sound && !diagnostics.iter().any(Diagnostic::is_error) {
         // Nothing is ever replaced in silence; should it happen, nothing runs.
@@ -145,7 +145,7 @@ pub(super) fn load_source(
     Ok(Loaded {
         config: built.value,
         warnings: diagnostics,
-        settings: context.settings,
+        settings,
     })
 }
 

@@ -259,7 +259,14 @@ fn read_section(
             vec![value]
         }
     };
-    for item in tables {
+    for (index, item) in tables.into_iter().enumerate() {
+        if index == section.most {
+            let place = Place::File(item.span());
+            let message = format!("there are more than {} [[{}]] tables", section.most, section.name);
+            context.error(code::TOO_MANY, &place, message);
+            raw.refused.push(section.name);
+            break;
+        }
         let Some(table) = item.get_ref().as_table() else {
             let place = Place::File(item.span());
             context

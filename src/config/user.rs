@@ -1,5 +1,6 @@
 //! `[[user]]` tables, names, ACL texts and the sources of passwords.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::code;
@@ -106,13 +107,13 @@ fn signs_of(what: &str) -> &'static str {
 
 /// Reports names that occur twice.
 pub(super) fn duplicates(context: &mut Context<'_>, tables: &[Table], what: &str) {
-    for (index, table) in tables.iter().enumerate() {
+    let mut seen: BTreeMap<&str, &Table> = BTreeMap::new();
+    for table in tables {
         let Some(name) = table.text("name") else { continue };
-        let earlier = tables
-            .iter()
-            .take(index)
-            .find(|other| other.text("name") == Some(name));
-        let Some(earlier) = earlier else { continue };
+        let Some(earlier) = seen.get(name) else {
+            seen.insert(name, table);
+            continue;
+        };
         let first = context.location(&earlier.place_of("name"));
         let message = format!("two [[{what}]] tables have the name \"{name}\"");
         let message = context

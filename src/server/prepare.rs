@@ -1,7 +1,7 @@
 //! From a configuration to what listeners need: users, certificates, upstreams. Everything is built and checked before
 //! anything is used, so that a start or a reload happens whole or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -180,9 +180,14 @@ fn users(
     let in_file = acl_files
         .entry(path.clone())
         .or_insert_with(|| from_file(path, named, faults));
+    let in_tables: BTreeSet<&str> = listener
+        .users
+        .iter()
+        .filter_map(|index| config.users.get(*index))
+        .map(|entry| entry.name.as_str())
+        .collect();
     for user in in_file.iter() {
-        let mut in_tables = listener.users.iter().filter_map(|index| config.users.get(*index));
-        if in_tables.any(|entry| entry.name == user.name) {
+        if in_tables.contains(user.name.as_str()) {
             let message = format!(
                 "listener \"{}\": user \"{}\" stands in a [[user]] table and in {}",
                 listener.name,
@@ -215,7 +220,7 @@ fn from_text((who, name): (&str, &str), acl: &AclText, faults: &mut Vec<Diagnost
     match rule::parse_user_all(name, &words) {
         Ok(user) => Some(user),
         Err(errors) => {
-            for error in errors {
+            for error in errors.into_iter().take(MOST_RULE_FAULTS) {
                 let index = if error.word_index > at {
                     error.word_index.saturating_sub(1)
                 } else {
@@ -248,7 +253,7 @@ fn from_file(path: &Path, named: Option<&NamedFile>, faults: &mut Vec<Diagnostic
     match rule::parse_file(&text) {
         Ok(users) => users.into_iter().map(|(_line, user)| user).collect(),
         Err(errors) => {
-            for error in errors {
+            for error in errors.into_iter().take(MOST_RULE_FAULTS) {
                 let location = error.position.map(|(line, column)| Location {
                     file: path.display().to_string(),
                     line,
@@ -353,6 +358,9 @@ pub(super) fn watched_files(config: &Config) -> Vec<PathBuf> {
     files.dedup();
     files
 }
+
+/// Of one text of rules; nobody reads more.
+const MOST_RULE_FAULTS: usize = 100;
 
 /// Who the clients of a listener without login are.
 const OPEN_USER: &str = "default";
