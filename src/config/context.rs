@@ -1,7 +1,7 @@
 //! What every step of loading shares: the file, the environment, the messages so far, and the record of which value
 //! came from where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -95,6 +95,8 @@ pub(super) struct Context<'a> {
     diagnostics: Vec<Diagnostic>,
     errors: usize,
     warnings: usize,
+    /// Lines that are never shown, because a value in them is a secret.
+    hidden: BTreeSet<usize>,
     pub(super) settings: Vec<Setting>,
     pub(super) named_files: Vec<NamedFile>,
 }
@@ -130,6 +132,7 @@ impl<'a> Context<'a> {
             base,
             env,
             diagnostics: Vec::new(),
+            hidden: BTreeSet::new(),
             errors: 0,
             warnings: 0,
             settings: Vec::new(),
@@ -149,10 +152,25 @@ impl<'a> Context<'a> {
 
     pub(super) fn location(&self, place: &Place) -> Option<Location> {
         match place {
-            Place::File(span) => Some(self.source?.location(span, false)),
+            Place::File(span) => Some(self.hiding(self.source?.location(span, false))),
             Place::Secret(span) => Some(self.source?.location(span, true)),
             Place::Environment(_) | Place::Flag(_) | Place::Default => None,
         }
+    }
+
+    /// Hides every line of a value that is a secret, whatever else of the line a message is about.
+    pub(super) fn hide(&mut self, span: &Range<usize>) {
+        if let Some(source) = self.source {
+            self.hidden
+                .extend(source.line(span.start)..=source.line(span.end));
+        }
+    }
+
+    fn hiding(&self, mut location: Location) -> Location {
+        if self.hidden.contains(&location.line) {
+            location.source = None;
+        }
+        location
     }
 
     /// What stands at a place of the file, as it is written there.
@@ -219,7 +237,9 @@ impl<'a> Context<'a> {
         if !self.has_room(Severity::Error) {
             return;
         }
-        let location = self.source.map(|source| source.syntax_location(span));
+        let location = self
+            .source
+            .map(|source| self.hiding(source.syntax_location(span)));
         let message = message.lines().next().unwrap_or("syntax error").to_owned();
         self.diagnostics
             .push(Diagnostic::error(code::SYNTAX, message).at(location));

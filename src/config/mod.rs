@@ -11,6 +11,8 @@ mod credential;
 mod diagnostic;
 mod env;
 mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod listener;
 mod load;
 mod raw;

@@ -188,6 +188,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> (RawConfig, bool) {
     };
     let text = source.text().to_owned();
     let (document, errors) = DeTable::parse_recoverable(&text);
+    hide_secrets(context, document.get_ref());
     let sound = errors.is_empty();
     let mut last_line = 0;
     for error in errors {
@@ -211,6 +212,35 @@ pub(super) fn parse(context: &mut Context<'_>) -> (RawConfig, bool) {
         }
     }
     (raw, sound)
+}
+
+/// Lets no message show a line with a value that is a secret by its key, wherever the key stands.
+fn hide_secrets(context: &mut Context<'_>, document: &DeTable<'_>) {
+    let mut left = vec![document];
+    let mut arrays = Vec::new();
+    while let Some(table) = left.pop() {
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            if names_secret(name) {
+                context.hide(&value.span());
+                continue;
+            }
+            match value.get_ref() {
+                DeValue::Table(inner) => left.push(inner),
+                DeValue::Array(items) => arrays.push(items),
+                _ => {}
+            }
+        }
+        while let Some(items) = arrays.pop() {
+            for item in items.iter() {
+                match item.get_ref() {
+                    DeValue::Table(inner) => left.push(inner),
+                    DeValue::Array(items) => arrays.push(items),
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 fn read_section(
