@@ -207,4 +207,20 @@ mod tests {
             fuzz_config(text.as_bytes());
         }
     }
+
+    #[test]
+    fn what_fuzzing_begins_with_is_worth_it() {
+        let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/seeds/config");
+        for entry in std::fs::read_dir(seeds).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read(&path).unwrap();
+            fuzz_config(&text);
+            crate::acl::fuzz::fuzz_rules(&text);
+        }
+        let text = std::fs::read_to_string(format!("{seeds}/every_key.toml")).unwrap();
+        let found = load(&text).err().unwrap_or_default();
+        let said: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert!(said.is_empty(), "{}", said.join("\n"));
+        assert!(secrets(DeTable::parse_recoverable(&text).0.get_ref()).is_some());
+    }
 }
