@@ -35,8 +35,9 @@ use crate::net::{self, BindError};
 use crate::upstream::{Probe, Upstream};
 
 use listener::{Listener, Settings, Shared};
+use prepare::Built;
 
-pub use prepare::{Environment, check};
+pub use prepare::{Environment, load};
 
 /// Why the program cannot start (F-43).
 #[derive(Debug, thiserror::Error)]
@@ -117,13 +118,11 @@ impl Bound {
     pub fn new(sources: Sources, loaded: Loaded, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let config = loaded.config;
         let environment = |name: &str| sources.env.get(name).cloned();
-        let prepared = prepare::prepare(&config, &environment).map_err(StartError::Configuration)?;
-        let mut upstreams = Vec::new();
-        for section in &config.upstreams {
-            upstreams.push(
-                reload::build_upstream(section, &environment, &metrics).map_err(StartError::Configuration)?,
-            );
-        }
+        let Built {
+            listeners: prepared,
+            upstreams,
+        } = prepare::build(&config, &environment, &counters::of(&metrics))
+            .map_err(StartError::Configuration)?;
         let shared = Arc::new(Shared {
             limits: Limits::new(&config),
             throttle: Arc::new(Throttle::new(&config.login)),
