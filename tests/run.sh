@@ -54,7 +54,8 @@ cargo fmt --check
 say "form: cargo clippy"
 cargo clippy --all-targets --quiet -- -D warnings
 say "tests: cargo test"
-cargo test
+# A test that hangs is a fault of its own: the name of the last one that runs is in the output.
+timeout --kill-after=10 1500 cargo test
 say "documentation: cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet --lib
 

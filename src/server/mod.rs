@@ -32,7 +32,8 @@ use crate::drain::{self, DrainTrigger, Event};
 use crate::limits::{Limits, Throttle};
 use crate::metrics::{Labels, Metrics, MetricsError, Shape};
 use crate::net::{self, BindError};
-use crate::upstream::{Probe, Upstream};
+use crate::tls::HandshakeFailure;
+use crate::upstream::{AuthRefusal, DialReason, Probe, Upstream};
 
 use listener::{Listener, Settings, Shared};
 use prepare::Built;
@@ -106,7 +107,12 @@ pub fn metrics(config: &Config) -> Result<Arc<Metrics>, MetricsError> {
             .iter()
             .map(|command| command.name)
             .collect(),
-        labels: Labels::default(),
+        labels: Labels {
+            connect_failures: DialReason::LABELS,
+            upstream_auth_failures: AuthRefusal::LABELS,
+            tls_handshake_failures: HandshakeFailure::TLS_LABELS,
+            ..Labels::default()
+        },
     })
 }
 
@@ -372,3 +378,15 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 /// A healthy upstream is checked this often, one that is not a little sooner.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBE_RETRY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_of_a_refused_certificate_has_its_series_from_the_start() {
+        for label in HandshakeFailure::AUTH_LABELS {
+            assert!(Labels::default().auth_failures.contains(label), "{label}");
+        }
+    }
+}
