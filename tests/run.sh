@@ -54,7 +54,8 @@ cargo fmt --check
 say "form: cargo clippy"
 cargo clippy --all-targets --quiet -- -D warnings
 say "tests: cargo test"
-cargo test
+# A test that hangs is a fault of its own: the name of the last one that runs is in the output.
+timeout --kill-after=10 1500 cargo test
 say "documentation: cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet --lib
 
@@ -67,7 +68,13 @@ if rustup toolchain list 2>/dev/null | grep -q '^nightly'; then
   for target in $(cd tests/fuzz && cargo +nightly fuzz list --fuzz-dir . 2>/dev/null); do
     echo "$target for $seconds s"
     # 2 GiB and 10 s for one input: hanging and hoarding are faults too.
-    if ! cargo +nightly fuzz run --fuzz-dir tests/fuzz "$target" -- \
+    # Text is hard to guess: some targets begin with examples and have a list of words.
+    inputs=("tests/fuzz/corpus/$target")
+    options=()
+    mkdir -p "${inputs[0]}"
+    [ ! -d "tests/fuzz/seeds/$target" ] || inputs+=("tests/fuzz/seeds/$target")
+    [ ! -f "tests/fuzz/$target.dict" ] || options+=("-dict=tests/fuzz/$target.dict")
+    if ! cargo +nightly fuzz run --fuzz-dir tests/fuzz "$target" "${inputs[@]}" -- ${options[@]+"${options[@]}"} \
         -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 -print_final_stats=0 >target/fuzz-"$target".log 2>&1; then
       tail -40 target/fuzz-"$target".log
       exit 1

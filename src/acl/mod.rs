@@ -16,6 +16,8 @@
 mod access;
 mod command;
 mod commands;
+#[doc(hidden)]
+pub mod fuzz;
 mod lookup;
 mod preset;
 pub mod rule;

@@ -10,6 +10,7 @@
 //! - An ACL file without the user `default` has none; Redis would make one that needs no password.
 //! - User names are not empty and hold no control characters, because they become labels of metrics and logs.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use aws_lc_rs::digest;
@@ -95,7 +96,7 @@ pub fn parse_user_all(name: &str, words: &[&str]) -> Result<User, Vec<RuleError>
 ///
 /// Gives the users with their line numbers (from 1), or every error in the file.
 pub fn parse_file(text: &str) -> Result<Vec<(usize, User)>, Vec<RuleError>> {
-    let (mut users, mut names, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut users, mut names, mut errors) = (Vec::new(), BTreeSet::new(), Vec::new());
     for (line, raw) in (1..).zip(text.split('\n')) {
         let trimmed = raw.trim_matches(BLANKS);
         if trimmed.is_empty() {
@@ -134,11 +135,10 @@ pub fn parse_file(text: &str) -> Result<Vec<(usize, User)>, Vec<RuleError>> {
             errors.push(whole_line(1, problem));
             continue;
         }
-        if names.contains(&name) {
+        if !names.insert(name) {
             errors.push(whole_line(1, Problem::Duplicate(name.to_owned())));
             continue;
         }
-        names.push(name);
         match parse_user_all(name, rules) {
             Ok(user) => users.push((line, user)),
             Err(found) => errors.extend(found.into_iter().map(|error| {

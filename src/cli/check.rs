@@ -1,35 +1,31 @@
 //! `keyward check`: every fault at once, offline.
 
-use crate::config::{self, Diagnostic, Loaded};
+use crate::config::Loaded;
 use crate::server;
 
 use super::{Checking, Exit, print, report, talk};
 
 /// Loads the configuration and everything it names, and says what is wrong.
 pub(super) fn check(checking: &Checking) -> anyhow::Result<Exit> {
-    let sources = checking.config.sources();
-    let loaded = match config::load(&sources) {
+    let loaded = match server::load(&checking.config.sources()) {
         Ok(loaded) => loaded,
         Err(faults) => {
             report(&faults);
             return Ok(Exit::Configuration);
         }
     };
+    let Loaded {
+        config,
+        warnings,
+        settings,
+    } = loaded;
     if checking.show {
-        for setting in &loaded.settings {
+        for setting in &settings {
             print(&format!(
                 "{} {} = {}  ({})",
                 setting.section, setting.key, setting.value, setting.origin
             ));
         }
-    }
-    let Loaded { config, warnings, .. } = loaded;
-    let environment = |name: &str| sources.env.get(name).cloned();
-    let mut found = server::check(&config, &environment);
-    if found.iter().any(Diagnostic::is_error) {
-        found.extend(warnings);
-        report(&found);
-        return Ok(Exit::Configuration);
     }
     if !checking.quiet {
         report(&warnings);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use crate::config::{self, Overrides, Sources};
+use crate::config::{Overrides, Sources};
 use crate::metrics::Metrics;
 use crate::server::{self, Bound, StartError};
 
@@ -20,7 +20,7 @@ pub(super) fn run(running: Running) -> anyhow::Result<Exit> {
         log_format: running.log_format,
     };
     let sources = Sources::from_process(running.config.config, overrides);
-    let loaded = match config::load(&sources) {
+    let loaded = match server::load(&sources) {
         Ok(loaded) => loaded,
         Err(faults) => {
             report(&faults);

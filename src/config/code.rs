@@ -1,4 +1,5 @@
-//! The stable codes of messages: `KW01xx` form, `KW02xx` meaning, `KW03xx` files, `KW04xx` security.
+//! The stable codes of messages: `KW01xx` form, `KW02xx` meaning, `KW03xx` files, `KW04xx` security; what only
+//! building finds: `KW05xx` ACL rules, `KW06xx` certificates and passwords, `KW07xx` reloads.
 
 /// The file is not TOML.
 pub const SYNTAX: &str = "KW0101";
@@ -8,6 +9,8 @@ pub const UNKNOWN_KEY: &str = "KW0102";
 pub const WRONG_TYPE: &str = "KW0103";
 /// A required key is not there.
 pub const MISSING_KEY: &str = "KW0104";
+/// More messages, or more tables, than anybody means.
+pub const TOO_MANY: &str = "KW0105";
 
 /// There is nothing to listen on or nothing to connect to.
 pub const NOTHING: &str = "KW0201";
@@ -77,3 +80,22 @@ pub const NOT_VERIFIED: &str = "KW0407";
 pub const ADMIN_OPEN: &str = "KW0408";
 /// The lockout of failed logins is off.
 pub const LOCKOUT_OFF: &str = "KW0409";
+
+/// A word of ACL rules that cannot be applied.
+pub const ACL_RULE: &str = "KW0501";
+/// An ACL file that cannot be read.
+pub const ACL_FILE: &str = "KW0502";
+/// A user who stands in a `[[user]]` table and in an ACL file.
+pub const TWO_USERS: &str = "KW0504";
+
+/// A certificate, key, CA or revocation list of a listener that cannot be used.
+pub const LISTENER_TLS: &str = "KW0601";
+/// A certificate, key, CA or password of an upstream that cannot be used.
+pub const UPSTREAM_SETUP: &str = "KW0602";
+/// A password of a user that cannot be read.
+pub const USER_PASSWORD: &str = "KW0603";
+
+/// A change that a running process cannot follow.
+pub const NEEDS_RESTART: &str = "KW0701";
+/// A mistake of the program in its own settings.
+pub const INTERNAL: &str = "KW0702";

@@ -1,12 +1,13 @@
 //! What every step of loading shares: the file, the environment, the messages so far, and the record of which value
 //! came from where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::NamedFile;
 use super::code;
 use super::diagnostic::{Diagnostic, Location, Severity, SourceText};
 use super::raw::{Given, Raw, Table};
@@ -83,13 +84,21 @@ pub struct Setting {
     pub origin: Origin,
 }
 
+/// Of each severity; nobody reads more.
+const MOST_MESSAGES: usize = 1_000;
+
 /// See the module.
 pub(super) struct Context<'a> {
     source: Option<&'a SourceText>,
     base: Option<&'a Path>,
     pub(super) env: &'a BTreeMap<String, String>,
-    pub(super) diagnostics: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
+    errors: usize,
+    warnings: usize,
+    /// Lines that are never shown, because a value in them is a secret.
+    hidden: BTreeSet<usize>,
     pub(super) settings: Vec<Setting>,
+    pub(super) named_files: Vec<NamedFile>,
 }
 
 /// The message just reported, to be completed.
@@ -123,7 +132,11 @@ impl<'a> Context<'a> {
             base,
             env,
             diagnostics: Vec::new(),
+            hidden: BTreeSet::new(),
+            errors: 0,
+            warnings: 0,
             settings: Vec::new(),
+            named_files: Vec::new(),
         }
     }
 
@@ -139,9 +152,34 @@ impl<'a> Context<'a> {
 
     pub(super) fn location(&self, place: &Place) -> Option<Location> {
         match place {
-            Place::File(span) => Some(self.source?.location(span, false)),
+            Place::File(span) => Some(self.hiding(self.source?.location(span, false))),
             Place::Secret(span) => Some(self.source?.location(span, true)),
             Place::Environment(_) | Place::Flag(_) | Place::Default => None,
+        }
+    }
+
+    /// Hides every line of a value that is a secret, whatever else of the line a message is about.
+    pub(super) fn hide(&mut self, span: &Range<usize>) {
+        if let Some(source) = self.source {
+            self.hidden
+                .extend(source.line(span.start)..=source.line(span.end));
+        }
+    }
+
+    fn hiding(&self, mut location: Location) -> Location {
+        if self.hidden.contains(&location.line) {
+            location.source = None;
+        }
+        location
+    }
+
+    /// What stands at a place of the file, as it is written there.
+    pub(super) fn raw(&self, place: &Place) -> &'a str {
+        match (place, self.source) {
+            (Place::File(span) | Place::Secret(span), Some(source)) => {
+                source.text().get(span.clone()).unwrap_or_default()
+            }
+            _ => "",
         }
     }
 
@@ -182,6 +220,9 @@ impl<'a> Context<'a> {
         place: &Place,
         message: String,
     ) -> Message<'_> {
+        if !self.has_room(severity) {
+            return Message(None);
+        }
         let message = match place {
             Place::Environment(name) => format!("{name}: {message}"),
             Place::Flag(name) => format!("{name}: {message}"),
@@ -193,14 +234,44 @@ impl<'a> Context<'a> {
     }
 
     pub(super) fn syntax_error(&mut self, span: &Range<usize>, message: &str) {
-        let location = self.source.map(|source| source.syntax_location(span));
+        if !self.has_room(Severity::Error) {
+            return;
+        }
+        let location = self
+            .source
+            .map(|source| self.hiding(source.syntax_location(span)));
         let message = message.lines().next().unwrap_or("syntax error").to_owned();
         self.diagnostics
             .push(Diagnostic::error(code::SYNTAX, message).at(location));
     }
 
-    pub(super) fn has_errors(&self) -> bool {
-        self.diagnostics.iter().any(Diagnostic::is_error)
+    /// How many errors there are: who compares it before and after reading some keys knows whether they are right,
+    /// and does not complain about what a default in their place would mean.
+    pub(super) fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// Counts a message, and says whether it is still kept: a file of noise must not cost more than its size.
+    fn has_room(&mut self, severity: Severity) -> bool {
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        *count <= MOST_MESSAGES
+    }
+
+    /// Every message so far, and the settings.
+    pub(super) fn finish(mut self) -> (Vec<Diagnostic>, Vec<Setting>) {
+        let left_out =
+            self.errors.saturating_sub(MOST_MESSAGES) + self.warnings.saturating_sub(MOST_MESSAGES);
+        if left_out > 0 {
+            let message = format!("{left_out} further messages are left out");
+            self.diagnostics.push(
+                Diagnostic::warning(code::TOO_MANY, message).helped("mend the first ones, then try again"),
+            );
+        }
+        (self.diagnostics, self.settings)
     }
 
     /// Records an effective value.
@@ -453,10 +524,24 @@ impl<'a> Context<'a> {
         }
         let path = self.resolve(&given.value, &given.place);
         self.record(table, key, path.display().to_string(), &given.place);
+        self.name_file(table, &path, &given.place);
         Some(Given {
             value: path,
             place: given.place,
         })
+    }
+
+    /// Remembers where a file was named.
+    pub(super) fn name_file(&mut self, table: &Table, file: &Path, place: &Place) {
+        self.named_files.push(NamedFile {
+            section: table.title.clone(),
+            file: file.to_owned(),
+            location: self.location(place),
+            variable: match place {
+                Place::Environment(variable) => Some((*variable).to_owned()),
+                _ => None,
+            },
+        });
     }
 
     /// See [`Self::path`].

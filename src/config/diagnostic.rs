@@ -26,7 +26,7 @@ pub struct Location {
     pub column: usize,
     /// How many characters are meant; at least 1.
     pub length: usize,
-    /// The line itself; `None` when it may hold a secret.
+    /// The line itself; `None` when it may hold a secret or is too long to help.
     pub source: Option<String>,
 }
 
@@ -163,11 +163,21 @@ impl fmt::Display for Diagnostic {
 pub(super) struct SourceText {
     name: String,
     text: String,
+    /// Where lines end.
+    line_ends: Vec<usize>,
+    /// Where the quotes of multi-line strings are, of either kind.
+    quotes: [Vec<usize>; 2],
 }
 
 impl SourceText {
     pub(super) fn new(name: String, text: String) -> Self {
-        Self { name, text }
+        let all = |what: &str| text.match_indices(what).map(|(at, _)| at).collect::<Vec<_>>();
+        Self {
+            line_ends: all("\n"),
+            quotes: [all("\"\"\""), all("'''")],
+            name,
+            text,
+        }
     }
 
     pub(super) fn text(&self) -> &str {
@@ -180,13 +190,7 @@ impl SourceText {
 
     /// Line from 1 of a byte offset.
     pub(super) fn line(&self, offset: usize) -> usize {
-        self.text
-            .as_bytes()
-            .iter()
-            .take(offset)
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1
+        self.line_ends.partition_point(|end| *end < offset) + 1
     }
 
     /// The place of `span`. The line is left out when `secret` says so or when it may hold one.
@@ -212,7 +216,10 @@ impl SourceText {
             .chars()
             .count()
             .max(1);
-        let hidden = secret || may_hold_secret(line_text) || self.in_multiline_string(line_start);
+        let hidden = secret
+            || line_text.len() > LONGEST_LINE
+            || may_hold_secret(line_text)
+            || self.in_multiline_string(line_start);
         Location {
             file: self.name.clone(),
             line: self.line(start),
@@ -235,7 +242,7 @@ impl SourceText {
                     .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
             line.starts_with('[') || (bare && line.contains('='))
         });
-        if !harmless || self.text.contains("\"\"\"") || self.text.contains("'''") {
+        if !harmless || self.quotes.iter().any(|quotes| !quotes.is_empty()) {
             location.source = None;
         }
         location
@@ -244,8 +251,8 @@ impl SourceText {
     /// Whether a multi-line string that began above may still be open at `offset`: then the key that tells what
     /// the line holds is elsewhere.
     fn in_multiline_string(&self, offset: usize) -> bool {
-        let before = self.text.get(..offset).unwrap_or_default();
-        before.matches("\"\"\"").count() % 2 == 1 || before.matches("'''").count() % 2 == 1
+        let open = |quotes: &Vec<usize>| quotes.partition_point(|quote| *quote < offset) % 2 == 1;
+        self.quotes.iter().any(open)
     }
 }
 
@@ -312,11 +319,16 @@ pub(super) fn names_secret(key: &str) -> bool {
 
 /// The candidate that was probably meant; `None` when nothing is near.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let length = word.chars().count();
+    if length > LONGEST_WORD {
+        return None;
+    }
     let word = word.to_ascii_lowercase();
     // One edit in three characters: `cahce` and `adress` are found, `foo` suggests nothing.
-    let bound = (word.chars().count() / 3).max(1);
+    let bound = (length / 3).max(1);
     candidates
         .into_iter()
+        .filter(|candidate| candidate.chars().take(2 * LONGEST_WORD).count().abs_diff(length) <= bound)
         .map(|candidate| (edit_distance(&word, &candidate.to_ascii_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= bound)
         .min_by_key(|(distance, _)| *distance)
@@ -361,6 +373,11 @@ fn floor_char(text: &str, at: usize) -> usize {
     }
     at
 }
+
+/// Nobody misspells a longer word into one of ours.
+const LONGEST_WORD: usize = 64;
+/// A longer line is no help to the eye.
+const LONGEST_LINE: usize = 1_000;
 
 /// Control characters (a terminal would obey them) as blanks.
 fn write_clean(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {

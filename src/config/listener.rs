@@ -11,10 +11,10 @@ use super::code;
 use super::context::{Context, Place};
 use super::diagnostic::did_you_mean;
 use super::files::{self, Content};
-use super::load::{MOST_CONNECTIONS, seconds, to_u64, to_usize};
+use super::load::{Checked, MOST_CONNECTIONS, seconds, to_u64, to_usize};
 use super::raw::{Given, RawConfig, Table};
 use super::upstream::certificate_pair;
-use super::user::{acl, duplicates, name};
+use super::user::{acl, default_acl, duplicates, name, name_or};
 use super::{
     Admin, ClientCertificates, ListenAddress, Listener, ListenerTls, LoginMode, Server, TlsVersion, Upstream,
     UpstreamAddress,
@@ -23,34 +23,43 @@ use super::{
 /// What all listeners see.
 pub(super) struct Shared<'s> {
     pub(super) upstream_names: &'s [String],
+    /// These are all: a name that is not among them is wrong.
+    pub(super) upstreams_known: bool,
     pub(super) user_names: &'s [String],
+    pub(super) users_known: bool,
     pub(super) server: &'s Server,
     /// The one listener was not written by anybody: a sidecar by environment.
     pub(super) implied: bool,
 }
 
-/// Checks every table; `None` where something was reported.
+/// Checks every table.
 pub(super) fn check_all(
     context: &mut Context<'_>,
     tables: &[Table],
     shared: &Shared<'_>,
-) -> Vec<Option<Listener>> {
+) -> Vec<Checked<Listener>> {
     duplicates(context, tables, "listener");
     tables.iter().map(|table| check(context, table, shared)).collect()
 }
 
-fn check(context: &mut Context<'_>, table: &Table, shared: &Shared<'_>) -> Option<Listener> {
+fn check(context: &mut Context<'_>, table: &Table, shared: &Shared<'_>) -> Checked<Listener> {
     let name = name(context, table, "listener");
     let address = address(context, table);
-    let upstream = upstream(context, table, shared.upstream_names);
+    let upstream = upstream(context, table, shared);
     let tls = match table.table("tls") {
         Some(section) => tls(context, section).map(Some),
+        None if table.has("tls") => None,
         None => Some(None),
     };
     let users_file = users_file(context, table);
-    let users = users(context, table, shared.user_names);
+    let users = users(context, table, shared);
+    let errors = context.errors();
     let login = login(context, table, shared);
-    if login == LoginMode::Password && users.as_ref().is_some_and(Vec::is_empty) && !table.has("users_file") {
+    // Where the word itself is wrong, nobody knows whether there is to be a login.
+    let with_login =
+        login == LoginMode::Password && context.errors() == errors && !table.refuses_any(&["login"]);
+    let nobody = users.sound && users.value.is_empty() && shared.users_known;
+    if with_login && nobody && !table.has("users_file") {
         let title = table.title.clone();
         context
             .error(code::NOBODY, &table.place, format!("nobody can log in to {title}"))
@@ -58,7 +67,7 @@ fn check(context: &mut Context<'_>, table: &Table, shared: &Shared<'_>) -> Optio
             .help("add a [[user]] table or users_file; on loopback or a unix socket login = \"none\" is possible");
     }
     let acl = acl(context, table);
-    if login == LoginMode::Password && table.has("acl") {
+    if with_login && table.has("acl") {
         context
             .error(
                 code::NO_EFFECT,
@@ -100,22 +109,32 @@ fn check(context: &mut Context<'_>, table: &Table, shared: &Shared<'_>) -> Optio
         !table.has("tls") && login == LoginMode::None && matches!(address, Some(ListenAddress::Tcp(_)));
     let inline = context.boolean(table, "inline", !exposed).value;
     let proxy_protocol_from = networks(context, table, address.as_ref());
-    Some(Listener {
-        name: name?.value,
-        address: address?,
-        upstream: upstream?,
-        tls: tls?,
+    let sound = name.is_some()
+        && address.is_some()
+        && upstream.is_some()
+        && tls.is_some()
+        && users_file.is_ok()
+        && users.sound
+        && acl.is_some()
+        && proxy_protocol_from.is_some();
+    let value = Listener {
+        name: name_or(name, table),
+        // Any free port: nothing else has it.
+        address: address.unwrap_or_else(|| ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))),
+        upstream: upstream.unwrap_or_default(),
+        tls: tls.unwrap_or_default(),
         login,
-        users_file: users_file.ok()?,
-        users: users?,
-        acl: acl?,
+        users_file: users_file.unwrap_or_default(),
+        users: users.value,
+        acl: acl.unwrap_or_else(default_acl),
         max_connections: to_usize(max_connections.map_or(server_max, |given| given.value)),
         max_connections_per_ip: per_ip.map(|given| to_usize(given.value)),
         idle_timeout,
         write_stall_timeout,
         inline,
-        proxy_protocol_from: proxy_protocol_from?,
-    })
+        proxy_protocol_from: proxy_protocol_from.unwrap_or_default(),
+    };
+    Checked { value, sound }
 }
 
 fn address(context: &mut Context<'_>, table: &Table) -> Option<ListenAddress> {
@@ -229,9 +248,11 @@ fn look_up(name: &str, database: &str) -> Option<u32> {
     line.split(':').nth(2)?.parse().ok()
 }
 
-fn upstream(context: &mut Context<'_>, table: &Table, names: &[String]) -> Option<usize> {
+fn upstream(context: &mut Context<'_>, table: &Table, shared: &Shared<'_>) -> Option<usize> {
+    let names = shared.upstream_names;
     let Some(given) = context.text(table, "upstream") else {
         return match names {
+            _ if table.has("upstream") => None,
             [only] => {
                 context.record(table, "upstream", only.clone(), &Place::Default);
                 Some(0)
@@ -244,7 +265,7 @@ fn upstream(context: &mut Context<'_>, table: &Table, names: &[String]) -> Optio
         };
     };
     let found = names.iter().position(|name| *name == given.value);
-    if found.is_none() {
+    if found.is_none() && shared.upstreams_known {
         let title = table.title.clone();
         let message = context
             .error(
@@ -262,6 +283,7 @@ fn suggest(message: super::context::Message<'_>, word: &str, names: &[String]) {
     match did_you_mean(word, names.iter().map(String::as_str)) {
         Some(near) => message.help(format!("did you mean \"{near}\"?")),
         None if names.is_empty() => message,
+        None if names.len() > 8 => message,
         None => message.help(format!("there are: {}", names.join(", "))),
     };
 }
@@ -389,12 +411,22 @@ fn users_file(context: &mut Context<'_>, table: &Table) -> Result<Option<std::pa
     if fine { Ok(Some(given.value)) } else { Err(()) }
 }
 
-fn users(context: &mut Context<'_>, table: &Table, names: &[String]) -> Option<Vec<usize>> {
+/// Those who may log in; without those that are refused.
+fn users(context: &mut Context<'_>, table: &Table, shared: &Shared<'_>) -> Checked<Vec<usize>> {
+    let names = shared.user_names;
     if !table.has("users") {
-        return Some((0..names.len()).collect());
+        return Checked {
+            value: (0..names.len()).collect(),
+            sound: true,
+        };
     }
     let place = table.place_of("users");
-    let items = context.list(table, "users")?;
+    let Some(items) = context.list(table, "users") else {
+        return Checked {
+            value: Vec::new(),
+            sound: false,
+        };
+    };
     let words: Vec<&str> = items.iter().map(|item| item.value.as_str()).collect();
     context.record(table, "users", words.join(", "), &place);
     let mut indices = Vec::new();
@@ -410,6 +442,7 @@ fn users(context: &mut Context<'_>, table: &Table, names: &[String]) -> Option<V
                 fine = false;
             }
             Some(index) => indices.push(index),
+            None if !shared.users_known => fine = false,
             None => {
                 let message = format!("there is no user \"{}\"", item.value);
                 let message = context.error(code::UNKNOWN_NAME, &item.place, message);
@@ -418,7 +451,10 @@ fn users(context: &mut Context<'_>, table: &Table, names: &[String]) -> Option<V
             }
         }
     }
-    fine.then_some(indices)
+    Checked {
+        value: indices,
+        sound: fine,
+    }
 }
 
 /// Rule T-6: whoever reaches a listener without login has the rights that Keyward injects.
@@ -550,13 +586,13 @@ fn networks(context: &mut Context<'_>, table: &Table, address: Option<&ListenAdd
 pub(super) fn check_loops(
     context: &mut Context<'_>,
     raw: &RawConfig,
-    listeners: &[Option<Listener>],
-    upstreams: &[Option<Upstream>],
+    listeners: &[Checked<Listener>],
+    upstreams: &[Checked<Upstream>],
     admin: &Admin,
 ) {
     let mut seen: Vec<(&ListenAddress, &Table)> = Vec::new();
     for (listener, table) in listeners.iter().zip(&raw.listeners) {
-        let Some(listener) = listener else { continue };
+        let listener = &listener.value;
         let place = table.place_of("address");
         if let Some((_, other)) = seen.iter().find(|(address, _)| same(address, &listener.address)) {
             let message = format!("{} has the address of {}", table.title, other.title);
@@ -575,7 +611,7 @@ pub(super) fn check_loops(
         seen.push((&listener.address, table));
     }
     for (upstream, table) in upstreams.iter().zip(&raw.upstreams) {
-        let Some(upstream) = upstream else { continue };
+        let upstream = &upstream.value;
         if let Some((_, listener)) = seen
             .iter()
             .find(|(address, _)| reaches(&upstream.address, address))
@@ -586,12 +622,12 @@ pub(super) fn check_loops(
                 .label("Keyward would connect to itself without end")
                 .help("name the address of Redis here, or let Keyward listen elsewhere");
         }
-        let used = listeners.iter().flatten().any(|listener| {
+        let used = listeners.iter().any(|listener| {
             raw.upstreams
-                .get(listener.upstream)
+                .get(listener.value.upstream)
                 .is_some_and(|t| t.title == table.title)
         });
-        if !used && listeners.iter().all(Option::is_some) && !listeners.is_empty() {
+        if !used && listeners.iter().all(|listener| listener.sound) && !listeners.is_empty() {
             context.warning(
                 code::NO_EFFECT,
                 &table.place,

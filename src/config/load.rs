@@ -89,42 +89,64 @@ impl fmt::Debug for Sources {
     }
 }
 
+/// What was made of a table. Where something in it was reported, a harmless value stands for what cannot be used, so
+/// that the rest of it can be looked at further.
+pub(super) struct Checked<T> {
+    pub(super) value: T,
+    /// Nothing was replaced.
+    pub(super) sound: bool,
+}
+
 /// Loads and checks the configuration. The error holds every message, warnings too, errors first.
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<Diagnostic>> {
+    load_and(sources, |_| Vec::new())
+}
+
+/// As [`load`], with the faults that only `further` can find among the others. It gets what is sound in the
+/// configuration even if the rest is refused, so that one run reports everything; it must not use it for anything else.
+pub fn load_and(
+    sources: &Sources,
+    further: impl FnOnce(&Config) -> Vec<Diagnostic>,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let source = read_source(sources.file.as_deref()).map_err(|fault| vec![*fault])?;
+    load_source(sources, source.as_ref(), further)
+}
+
+/// As [`load_and`], with the text of the file at hand.
+pub(super) fn load_source(
+    sources: &Sources,
+    source: Option<&SourceText>,
+    further: impl FnOnce(&Config) -> Vec<Diagnostic>,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let base = sources.file.as_deref().and_then(Path::parent);
-    let mut context = Context::new(source.as_ref(), base, &sources.env);
+    let mut context = Context::new(source, base, &sources.env);
     let (mut raw, sound) = raw::parse(&mut context);
-    let config = if sound {
+    let built = sound.then(|| {
         let implied = env::apply(&mut context, &mut raw, &sources.overrides);
         build(&mut context, &raw, implied, sources.descriptor_limit)
-    } else {
-        // Half a document gives messages about keys that are in the other half.
-        None
+    });
+    // Half a document would give messages about keys that are in the other half.
+    let Some(built) = built else {
+        return Err(sorted(context.finish().0, source));
     };
-    if context.has_errors() {
-        return Err(sorted(context.diagnostics));
+    let (mut diagnostics, settings) = context.finish();
+    diagnostics.extend(further(&built.value));
+    if !built.sound && !diagnostics.iter().any(Diagnostic::is_error) {
+        // Nothing is ever replaced in silence; should it happen, nothing runs.
+        diagnostics.push(Diagnostic::error(
+            code::NOTHING,
+            "the configuration gives nothing to run",
+        ));
     }
-    let Context {
-        diagnostics,
+    let diagnostics = sorted(diagnostics, source);
+    if diagnostics.iter().any(Diagnostic::is_error) {
+        return Err(diagnostics);
+    }
+    Ok(Loaded {
+        config: built.value,
+        warnings: diagnostics,
         settings,
-        ..
-    } = context;
-    config.map_or_else(
-        || {
-            Err(vec![Diagnostic::error(
-                code::NOTHING,
-                "the configuration gives nothing to run",
-            )])
-        },
-        |config| {
-            Ok(Loaded {
-                config,
-                warnings: sorted(diagnostics),
-                settings,
-            })
-        },
-    )
+    })
 }
 
 /// The admin address alone, for a health check: it must work while the file holds a fault that a running process
@@ -142,12 +164,12 @@ fn build(
     raw: &RawConfig,
     implied: env::Implied,
     descriptor_limit: Option<u64>,
-) -> Option<Config> {
+) -> Checked<Config> {
     let server = server(context, raw, descriptor_limit);
     let admin = admin(context, &raw.section("admin"));
     let log = log(context, &raw.section("log"));
     let login = login(context, &raw.section("login"));
-    if raw.upstreams.is_empty() {
+    if raw.upstreams.is_empty() && !raw.refused("upstream") {
         let message = context.error(
             code::NOTHING,
             &Place::Default,
@@ -156,7 +178,7 @@ fn build(
         message
             .help("set REDIS_URL, or add an [[upstream]] table to the file and name the file with --config");
     }
-    if raw.listeners.is_empty() && !implied.listener {
+    if raw.listeners.is_empty() && !implied.listener && !raw.refused("listener") {
         let message = context.error(
             code::NOTHING,
             &Place::Default,
@@ -168,21 +190,30 @@ fn build(
     let users = user::check_all(context, &raw.users);
     let shared = listener::Shared {
         upstream_names: &names(&raw.upstreams),
+        upstreams_known: raw.knows_all("upstream"),
         user_names: &names(&raw.users),
+        users_known: raw.knows_all("user"),
         server: &server,
         implied: implied.listener,
     };
     let listeners = listener::check_all(context, &raw.listeners, &shared);
     listener::check_loops(context, raw, &listeners, &upstreams, &admin);
-    Some(Config {
+    let sound = upstreams.iter().all(|checked| checked.sound)
+        && listeners.iter().all(|checked| checked.sound)
+        && users.iter().all(|checked| checked.sound)
+        && !upstreams.is_empty()
+        && !listeners.is_empty();
+    let value = Config {
         server,
         admin,
         log,
         login,
-        upstreams: upstreams.into_iter().collect::<Option<_>>()?,
-        listeners: listeners.into_iter().collect::<Option<_>>()?,
-        users: users.into_iter().collect::<Option<_>>()?,
-    })
+        upstreams: upstreams.into_iter().map(|checked| checked.value).collect(),
+        listeners: listeners.into_iter().map(|checked| checked.value).collect(),
+        users: users.into_iter().map(|checked| checked.value).collect(),
+        named_files: context.named_files.clone(),
+    };
+    Checked { value, sound }
 }
 
 fn names(tables: &[Table]) -> Vec<String> {
@@ -234,6 +265,10 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
 fn max_connections(context: &mut Context<'_>, table: &Table, descriptor_limit: Option<u64>) -> u64 {
     const RESERVE: u64 = 64;
     let given = context.integer(table, "max_connections", (1, MOST_CONNECTIONS));
+    if given.is_none() && table.has("max_connections") {
+        // Reported; other limits are not to be measured by a number that nobody wrote.
+        return MOST_CONNECTIONS;
+    }
     let wanted = given.as_ref().map_or(DEFAULT_CONNECTIONS, |given| given.value);
     let needed = wanted * 2 + RESERVE;
     let fits = descriptor_limit.is_none_or(|limit| needed <= limit);
@@ -347,6 +382,7 @@ fn login(context: &mut Context<'_>, table: &Table) -> Login {
     let lockout = context.boolean(table, "lockout", true);
     let lockout_after = context.integer_or(table, "lockout_after", 10, (1, 1_000_000));
     let lockout_window = context.duration(table, "lockout_window", seconds(60), (seconds(1), day));
+    let errors = context.errors();
     let lockout_first = context.duration(
         table,
         "lockout_first",
@@ -359,6 +395,7 @@ fn login(context: &mut Context<'_>, table: &Table) -> Login {
         seconds(900),
         (Duration::from_millis(1), day),
     );
+    let lockouts_known = context.errors() == errors && !table.refuses_any(&["lockout_first", "lockout_max"]);
     let max_sources = context.integer_or(table, "max_sources", 65_536, (16, 16_777_216));
     if !lockout.value {
         context
@@ -369,7 +406,7 @@ fn login(context: &mut Context<'_>, table: &Table) -> Login {
             )
             .help("leave `lockout` out; off is for tests alone");
     }
-    if lockout_first > lockout_max {
+    if lockouts_known && lockout_first > lockout_max {
         context
             .error(
                 code::RANGE,
@@ -420,14 +457,20 @@ fn read_source(path: Option<&Path>) -> Result<Option<SourceText>, Box<Diagnostic
     }
 }
 
-/// Errors first, each kind in the order of the file.
-fn sorted(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    diagnostics.sort_by_key(|diagnostic| {
-        let place = diagnostic
-            .location
-            .as_ref()
-            .map_or((usize::MAX, 0), |place| (place.line, place.column));
-        (!diagnostic.is_error(), place)
+/// Errors first; each kind in the order of the configuration file, then those of the files it names, then those that
+/// have no place.
+fn sorted(mut diagnostics: Vec<Diagnostic>, source: Option<&SourceText>) -> Vec<Diagnostic> {
+    diagnostics.sort_by_cached_key(|diagnostic| {
+        let place = diagnostic.location.as_ref().map(|place| {
+            let elsewhere = source.is_none_or(|source| source.name() != place.file);
+            let file = if elsewhere {
+                place.file.clone()
+            } else {
+                String::new()
+            };
+            (elsewhere, file, place.line, place.column)
+        });
+        (!diagnostic.is_error(), place.is_none(), place)
     });
     diagnostics
 }

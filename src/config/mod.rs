@@ -11,6 +11,8 @@ mod credential;
 mod diagnostic;
 mod env;
 mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod listener;
 mod load;
 mod raw;
@@ -21,7 +23,7 @@ mod user;
 mod values;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -30,7 +32,7 @@ pub use context::{Origin, Setting};
 pub use credential::{Credential, CredentialError, CredentialFault, MAX_SECRET_FILE};
 pub use diagnostic::{Diagnostic, Location, Severity, did_you_mean, may_hold_secret};
 pub use env::VARIABLES;
-pub use load::{Loaded, Overrides, Sources, admin_address, load};
+pub use load::{Loaded, Overrides, Sources, admin_address, load, load_and};
 pub use url::{RedactedUrl, UrlError};
 pub use user::parse_hash;
 pub use values::{parse_duration, parse_size, show_duration};
@@ -52,6 +54,31 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Users from `[[user]]` tables (or `KEYWARD_USER`); users of ACL files are named by each listener.
     pub users: Vec<UserEntry>,
+    /// Where files are named, for messages about their content.
+    pub named_files: Vec<NamedFile>,
+}
+
+/// A file, and where the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFile {
+    /// The table that names it, such as `[[listener]] "gateway" tls`.
+    pub section: String,
+    /// The file, as it is opened.
+    pub file: PathBuf,
+    /// The place in the configuration file; `None` when a variable names it.
+    pub location: Option<Location>,
+    /// The environment variable that names it.
+    pub variable: Option<String>,
+}
+
+impl Config {
+    /// Where a table names a file. `kind`: `listener`, `upstream` or `user`.
+    pub fn named(&self, kind: &str, name: &str, file: &Path) -> Option<&NamedFile> {
+        let title = format!("[[{kind}]] \"{name}\"");
+        self.named_files
+            .iter()
+            .find(|named| named.file == file && named.section.starts_with(&title))
+    }
 }
 
 /// `[server]`: process-wide settings.

@@ -14,6 +14,7 @@ use super::code;
 use super::context::{Context, Place};
 use super::diagnostic::{did_you_mean, names_secret};
 use super::schema::{Key, Kind, SECTIONS, SYNONYMS, Section};
+use super::user::is_name;
 
 /// A value with its place.
 #[derive(Debug, Clone)]
@@ -40,7 +41,8 @@ pub(super) struct Table {
     /// Where the table begins.
     pub(super) place: Place,
     values: BTreeMap<&'static str, Given<Raw>>,
-    /// Keys whose value was refused: they count as given, so that nobody reports them as missing.
+    /// Keys whose value was refused, and those that a misspelt one was meant to be: they count as given, so that
+    /// nobody reports them as missing.
     refused: Vec<&'static str>,
 }
 
@@ -60,6 +62,11 @@ impl Table {
 
     pub(super) fn has(&self, key: &str) -> bool {
         self.values.contains_key(key) || self.refused.contains(&key)
+    }
+
+    /// Whether one of the keys was given and could not be read.
+    pub(super) fn refuses_any(&self, keys: &[&str]) -> bool {
+        self.refused.iter().any(|refused| keys.contains(refused))
     }
 
     pub(super) fn remove(&mut self, key: &str) {
@@ -114,6 +121,8 @@ pub(super) struct RawConfig {
     pub(super) upstreams: Vec<Table>,
     pub(super) listeners: Vec<Table>,
     pub(super) users: Vec<Table>,
+    /// Sections that are there and could not be read: nobody reports them as missing.
+    refused: Vec<&'static str>,
 }
 
 impl RawConfig {
@@ -133,7 +142,26 @@ impl RawConfig {
             upstreams: Vec::new(),
             listeners: Vec::new(),
             users: Vec::new(),
+            refused: Vec::new(),
         }
+    }
+
+    /// Whether every table of a section could be read and has a right name: only then a name that is not there is wrong.
+    pub(super) fn knows_all(&self, section: &str) -> bool {
+        let tables = match section {
+            "upstream" => &self.upstreams,
+            "listener" => &self.listeners,
+            _ => &self.users,
+        };
+        !self.refused(section)
+            && tables
+                .iter()
+                .all(|table| table.text("name").is_some_and(|name| is_name(name, section)))
+    }
+
+    /// Whether a section is there that could not be read.
+    pub(super) fn refused(&self, section: &str) -> bool {
+        self.refused.contains(&section)
     }
 
     /// A table that exists once; an empty one when nothing was given.
@@ -160,6 +188,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> (RawConfig, bool) {
     };
     let text = source.text().to_owned();
     let (document, errors) = DeTable::parse_recoverable(&text);
+    hide_secrets(context, document.get_ref());
     let sound = errors.is_empty();
     let mut last_line = 0;
     for error in errors {
@@ -175,17 +204,43 @@ pub(super) fn parse(context: &mut Context<'_>) -> (RawConfig, bool) {
         let name = key.get_ref().as_ref();
         match SECTIONS.iter().find(|section| section.name == name) {
             Some(section) => read_section(context, &mut raw, section, key.span(), value),
-            None => unknown_key(
-                context,
-                name,
-                key.span(),
-                SECTIONS.iter().map(|s| s.name),
-                "the file",
-                value,
-            ),
+            None => {
+                let names = SECTIONS.iter().map(|s| s.name);
+                let meant = unknown_key(context, name, key.span(), names, "the file", value);
+                raw.refused.extend(meant);
+            }
         }
     }
     (raw, sound)
+}
+
+/// Lets no message show a line with a value that is a secret by its key, wherever the key stands.
+fn hide_secrets(context: &mut Context<'_>, document: &DeTable<'_>) {
+    let mut left = vec![document];
+    let mut arrays = Vec::new();
+    while let Some(table) = left.pop() {
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            if names_secret(name) {
+                context.hide(&value.span());
+                continue;
+            }
+            match value.get_ref() {
+                DeValue::Table(inner) => left.push(inner),
+                DeValue::Array(items) => arrays.push(items),
+                _ => {}
+            }
+        }
+        while let Some(items) = arrays.pop() {
+            for item in items.iter() {
+                match item.get_ref() {
+                    DeValue::Table(inner) => left.push(inner),
+                    DeValue::Array(items) => arrays.push(items),
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 fn read_section(
@@ -201,6 +256,7 @@ fn read_section(
             let table = read_table(context, title, Place::File(key), section.keys, table);
             raw.single.insert(section.name, table);
         } else {
+            raw.refused.push(section.name);
             let place = Place::File(value.span());
             context
                 .error(
@@ -215,7 +271,7 @@ fn read_section(
     }
     let tables = match value.get_ref() {
         DeValue::Array(array) => array.iter().collect::<Vec<_>>(),
-        _ => {
+        other => {
             let place = Place::File(value.span());
             context
                 .error(
@@ -223,12 +279,24 @@ fn read_section(
                     &place,
                     format!("`{}` may exist several times", section.name),
                 )
-                .label(format!("found {}", article(value.get_ref())))
+                .label(format!("found {}", article(other)))
                 .help(format!("write it with two brackets: [[{}]]", section.name));
-            return;
+            if !other.is_table() {
+                raw.refused.push(section.name);
+                return;
+            }
+            // What stands in it is looked at all the same.
+            vec![value]
         }
     };
-    for item in tables {
+    for (index, item) in tables.into_iter().enumerate() {
+        if index == section.most {
+            let place = Place::File(item.span());
+            let message = format!("there are more than {} [[{}]] tables", section.most, section.name);
+            context.error(code::TOO_MANY, &place, message);
+            raw.refused.push(section.name);
+            break;
+        }
         let Some(table) = item.get_ref().as_table() else {
             let place = Place::File(item.span());
             context
@@ -239,6 +307,7 @@ fn read_section(
                 )
                 .label(format!("found {}", article(item.get_ref())))
                 .help(format!("write it with two brackets: [[{}]]", section.name));
+            raw.refused.push(section.name);
             continue;
         };
         let name = table.get("name").and_then(|name| name.get_ref().as_str());
@@ -267,14 +336,9 @@ fn read_table(
         let name = key.get_ref().as_ref();
         let Some(known) = keys.iter().find(|known| known.name == name) else {
             let title = table.title.clone();
-            unknown_key(
-                context,
-                name,
-                key.span(),
-                keys.iter().map(|k| k.name),
-                &title,
-                value,
-            );
+            let names = keys.iter().map(|k| k.name);
+            let meant = unknown_key(context, name, key.span(), names, &title, value);
+            table.refused.extend(meant);
             continue;
         };
         let place = Place::of(value.span(), known.secret);
@@ -354,14 +418,15 @@ fn read_value(
     None
 }
 
-fn unknown_key<'k>(
+/// Reports a key that does not exist; gives the one that was probably meant.
+fn unknown_key(
     context: &mut Context<'_>,
     name: &str,
     span: Range<usize>,
-    known: impl Iterator<Item = &'k str> + Clone,
+    known: impl Iterator<Item = &'static str> + Clone,
     title: &str,
     value: &Spanned<DeValue<'_>>,
-) {
+) -> Option<&'static str> {
     // A key such as `password_fiel` is a misspelling first.
     let near = did_you_mean(name, known.clone());
     if near.is_none() && names_secret(name) && !value.get_ref().is_table() {
@@ -378,14 +443,14 @@ fn unknown_key<'k>(
         } else {
             "secrets are only named: password_file or password_env in [[upstream]] and [[user]]"
         });
-        return;
+        return with_env.then_some("password_file");
     }
     let synonym = SYNONYMS
         .iter()
         .find(|(other, ours)| *other == name && known.clone().any(|k| k == *ours));
     let suggestion = near.or_else(|| synonym.map(|(_, ours)| *ours));
     let place = Place::of(span, names_secret(name));
-    let names: Vec<&str> = known.collect();
+    let names: Vec<&'static str> = known.collect();
     let message = context
         .error(code::UNKNOWN_KEY, &place, format!("{title} has no key `{name}`"))
         .label("unknown key");
@@ -393,6 +458,7 @@ fn unknown_key<'k>(
         Some(suggestion) => message.help(format!("did you mean `{suggestion}`?")),
         None => message.help(format!("possible here: {}", names.join(", "))),
     };
+    suggestion
 }
 
 fn article(value: &DeValue<'_>) -> &'static str {

@@ -34,6 +34,8 @@ pub struct Section {
     pub name: &'static str,
     /// `[[name]]` (any number of them) or `[name]` (one).
     pub many: bool,
+    /// So many of them at most; more are a mistake of whatever wrote the file.
+    pub most: usize,
     /// Its keys.
     pub keys: &'static [Key],
 }
@@ -43,36 +45,43 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "server",
         many: false,
+        most: 1,
         keys: SERVER,
     },
     Section {
         name: "admin",
         many: false,
+        most: 1,
         keys: ADMIN,
     },
     Section {
         name: "log",
         many: false,
+        most: 1,
         keys: LOG,
     },
     Section {
         name: "login",
         many: false,
+        most: 1,
         keys: LOGIN,
     },
     Section {
         name: "upstream",
         many: true,
+        most: 1_000,
         keys: UPSTREAM,
     },
     Section {
         name: "listener",
         many: true,
+        most: 1_000,
         keys: LISTENER,
     },
     Section {
         name: "user",
         many: true,
+        most: 10_000,
         keys: USER,
     },
 ];

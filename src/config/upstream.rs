@@ -6,27 +6,27 @@ use super::address::is_loopback_host;
 use super::code;
 use super::context::{Context, Place};
 use super::files::{self, Content};
-use super::load::seconds;
+use super::load::{Checked, seconds};
 use super::raw::{Given, Table};
 use super::url::{RedactedUrl, RedisUrl};
-use super::user::{credential_source, duplicates, inspect, name};
+use super::user::{credential_source, duplicates, name, name_or, usable};
 use super::{CertificateFiles, CredentialSource, Upstream, UpstreamAddress, UpstreamTls};
 use crate::config::context::Message;
 
-/// Checks every table; `None` where something was reported.
-pub(super) fn check_all(context: &mut Context<'_>, tables: &[Table]) -> Vec<Option<Upstream>> {
+/// Checks every table.
+pub(super) fn check_all(context: &mut Context<'_>, tables: &[Table]) -> Vec<Checked<Upstream>> {
     duplicates(context, tables, "upstream");
     tables.iter().map(|table| check(context, table)).collect()
 }
 
-fn check(context: &mut Context<'_>, table: &Table) -> Option<Upstream> {
+fn check(context: &mut Context<'_>, table: &Table) -> Checked<Upstream> {
     let name = name(context, table, "upstream");
     let url = url(context, table);
     let place = table.place_of("url");
     let username = username(context, table, url.as_ref());
     let credential = credential(context, table, url.as_ref());
+    let credential = usable(context, table, credential, "Keyward");
     if let Ok(Some(source)) = &credential {
-        inspect(context, table, source, "Keyward");
         warn_environment(context, table, source);
     }
     if username.is_some() && matches!(credential, Ok(None)) {
@@ -43,22 +43,29 @@ fn check(context: &mut Context<'_>, table: &Table) -> Option<Upstream> {
     let connect_timeout = context.duration(table, "connect_timeout", seconds(2), limits);
     let auth_timeout = context.duration(table, "auth_timeout", seconds(2), limits);
     let unsafe_plaintext = context.boolean(table, "unsafe_plaintext", false);
-    let url = url?;
-    if let (false, UpstreamAddress::Tcp { host, .. }) = (url.tls, &url.address)
+    if let Some(url) = &url
+        && let (false, UpstreamAddress::Tcp { host, .. }) = (url.tls, &url.address)
         && !is_loopback_host(host)
     {
         plaintext(context, table, &place, unsafe_plaintext.value);
     }
-    Some(Upstream {
-        name: name?.value,
-        address: url.address,
-        database: url.database,
+    let sound = name.is_some() && url.is_some() && credential.is_ok() && tls.is_some();
+    let (address, database) = match url {
+        Some(url) => (url.address, url.database),
+        // No listener has this address.
+        None => (UpstreamAddress::Unix(PathBuf::new()), 0),
+    };
+    let value = Upstream {
+        name: name_or(name, table),
+        address,
+        database,
         username,
-        credential: credential.ok()?,
-        tls: tls?,
+        credential: credential.unwrap_or_default(),
+        tls: tls.unwrap_or_default(),
         connect_timeout,
         auth_timeout,
-    })
+    };
+    Checked { value, sound }
 }
 
 /// Rule T-4: the password and the data cross a network in the clear only when that is said in words.
@@ -239,10 +246,14 @@ fn tls(context: &mut Context<'_>, table: &Table, url: Option<&RedisUrl>) -> Opti
     let mut key = context.path(table, "key_file");
     let url = url?;
     // The options of REDIS_URL come before the keys of the file.
-    let from_url = |text: &Option<String>, context: &Context<'_>| {
-        text.as_ref().map(|text| Given {
-            value: context.resolve(text, &place),
-            place: place.clone(),
+    let from_url = |text: &Option<String>, context: &mut Context<'_>| {
+        text.as_ref().map(|text| {
+            let value = context.resolve(text, &place);
+            context.name_file(table, &value, &place);
+            Given {
+                value,
+                place: place.clone(),
+            }
         })
     };
     ca_file = from_url(&url.options.ca_file, context).or(ca_file);
@@ -380,6 +391,7 @@ pub(super) fn certificate_pair(
                 key_file: key.value,
             }))
         }
+        (Some(_), None) if table.has("key_file") => Err(()),
         (Some(certificate), None) => {
             context
                 .error(
@@ -390,6 +402,8 @@ pub(super) fn certificate_pair(
                 .help("add key_file (KEYWARD_TLS_KEY for the environment)");
             Err(())
         }
+        // A certificate that was refused has been reported.
+        (None, Some(_)) if table.has("certificate_file") => Err(()),
         (None, Some(key)) => {
             context
                 .error(

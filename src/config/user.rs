@@ -1,5 +1,6 @@
 //! `[[user]]` tables, names, ACL texts and the sources of passwords.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::code;
@@ -7,22 +8,20 @@ use super::context::{Context, Place};
 use super::credential::{CredentialError, CredentialFault, weakness};
 use super::diagnostic::Location;
 use super::files::{self, Content};
-use super::load::{MOST_CONNECTIONS, to_usize};
+use super::load::{Checked, MOST_CONNECTIONS, to_usize};
 use super::raw::{Given, Table};
 use super::{AclText, CredentialSource, UserEntry};
 
-/// Checks every table; `None` where something was reported.
-pub(super) fn check_all(context: &mut Context<'_>, tables: &[Table]) -> Vec<Option<UserEntry>> {
+/// Checks every table.
+pub(super) fn check_all(context: &mut Context<'_>, tables: &[Table]) -> Vec<Checked<UserEntry>> {
     duplicates(context, tables, "user");
     tables.iter().map(|table| check(context, table)).collect()
 }
 
-fn check(context: &mut Context<'_>, table: &Table) -> Option<UserEntry> {
+fn check(context: &mut Context<'_>, table: &Table) -> Checked<UserEntry> {
     let name = name(context, table, "user");
     let credential = credential_source(context, table);
-    if let Ok(Some(source)) = &credential {
-        inspect(context, table, source, "clients");
-    }
+    let credential = usable(context, table, credential, "clients");
     let password_hashes = hashes(context, table);
     let acl = acl(context, table);
     let max_connections = context.integer(table, "max_connections", (1, MOST_CONNECTIONS));
@@ -32,38 +31,57 @@ fn check(context: &mut Context<'_>, table: &Table) -> Option<UserEntry> {
             .split_whitespace()
             .any(|word| word.starts_with('#') || word.eq_ignore_ascii_case("nopass"))
     });
-    if matches!(credential, Ok(None)) && !table.has("password_hashes") && !in_rules {
+    // Refused rules may have held one.
+    let rules_known = acl.is_some() && !table.refuses_any(&["acl"]);
+    if matches!(credential, Ok(None)) && !table.has("password_hashes") && !in_rules && rules_known {
         let title = table.title.clone();
         context
             .error(code::NO_PASSWORD, &table.place, format!("{title} has no password"))
             .label("nobody could log in as this user")
             .help("add password_file, password_env or password_hashes (see keyward gen-password, hash-password)");
     }
-    Some(UserEntry {
-        name: name?.value,
-        credential: credential.ok()?,
-        password_hashes: password_hashes?,
-        acl: acl?,
+    let sound = name.is_some() && credential.is_ok() && password_hashes.is_some() && acl.is_some();
+    let value = UserEntry {
+        name: name_or(name, table),
+        credential: credential.unwrap_or_default(),
+        password_hashes: password_hashes.unwrap_or_default(),
+        acl: acl.unwrap_or_else(default_acl),
         max_connections: max_connections.map(|given| to_usize(given.value)),
-    })
+    };
+    Checked { value, sound }
+}
+
+/// The name, or what is near to it where it was refused: no rule about names may find it wrong a second time.
+pub(super) fn name_or(name: Option<Given<String>>, table: &Table) -> String {
+    if let Some(given) = name {
+        return given.value;
+    }
+    let text = table.text("name").unwrap_or_default();
+    let near: String = text.chars().filter(char::is_ascii_graphic).collect();
+    if near.is_empty() { "?".to_owned() } else { near }
+}
+
+/// The preset `safe`.
+pub(super) fn default_acl() -> AclText {
+    AclText {
+        text: DEFAULT_ACL.to_owned(),
+        location: None,
+    }
 }
 
 /// A name that may be a metric label: it must not need quoting anywhere.
 pub(super) fn name(context: &mut Context<'_>, table: &Table, what: &str) -> Option<Given<String>> {
     let given = context.required(table, "name")?;
-    let more = if what == "user" { "_.-@:/+" } else { "_.-" };
-    let fine = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
-    let begins = given
-        .value
-        .starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-    if begins && given.value.len() <= 64 && given.value.chars().all(fine) {
+    if is_name(&given.value, what) {
         return Some(given);
     }
+    let more = signs_of(what);
+    let article = if what == "upstream" { "an" } else { "a" };
     context
         .error(
             code::BAD_NAME,
             &given.place,
-            format!("this cannot be the name of a {what}"),
+            format!("this cannot be the name of {article} {what}"),
         )
         .label("1 to 64 letters, digits and signs, with a letter or digit first")
         .help(format!(
@@ -72,15 +90,30 @@ pub(super) fn name(context: &mut Context<'_>, table: &Table, what: &str) -> Opti
     None
 }
 
+/// See [`name`].
+pub(super) fn is_name(text: &str, what: &str) -> bool {
+    let more = signs_of(what);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && text.len() <= 64
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+}
+
+/// What may be in a name besides letters and digits.
+fn signs_of(what: &str) -> &'static str {
+    if what == "user" { "_.-@:/+" } else { "_.-" }
+}
+
 /// Reports names that occur twice.
 pub(super) fn duplicates(context: &mut Context<'_>, tables: &[Table], what: &str) {
-    for (index, table) in tables.iter().enumerate() {
+    let mut seen: BTreeMap<&str, &Table> = BTreeMap::new();
+    for table in tables {
         let Some(name) = table.text("name") else { continue };
-        let earlier = tables
-            .iter()
-            .take(index)
-            .find(|other| other.text("name") == Some(name));
-        let Some(earlier) = earlier else { continue };
+        let Some(earlier) = seen.get(name) else {
+            seen.insert(name, table);
+            continue;
+        };
         let first = context.location(&earlier.place_of("name"));
         let message = format!("two [[{what}]] tables have the name \"{name}\"");
         let message = context
@@ -148,8 +181,22 @@ pub(super) fn credential_source(
     }
 }
 
-/// Reads a credential to see that it can be used, and looks at its strength. `whom`: who logs in with it.
-pub(super) fn inspect(context: &mut Context<'_>, table: &Table, source: &CredentialSource, whom: &str) {
+/// The source, if its secret can be used. `whom`: who logs in with it. `Err`: reported.
+pub(super) fn usable(
+    context: &mut Context<'_>,
+    table: &Table,
+    source: Result<Option<CredentialSource>, ()>,
+    whom: &str,
+) -> Result<Option<CredentialSource>, ()> {
+    match source? {
+        Some(source) if inspect(context, table, &source, whom) => Ok(Some(source)),
+        Some(_) => Err(()),
+        None => Ok(None),
+    }
+}
+
+/// Reads a credential to see that it can be used, and looks at its strength. Whether it can.
+fn inspect(context: &mut Context<'_>, table: &Table, source: &CredentialSource, whom: &str) -> bool {
     let (key, path): (_, Option<&PathBuf>) = match source {
         CredentialSource::File(path) => ("password_file", Some(path)),
         CredentialSource::Environment(_) => ("password_env", None),
@@ -159,7 +206,7 @@ pub(super) fn inspect(context: &mut Context<'_>, table: &Table, source: &Credent
     if let Some(path) = path
         && !files::check(context, &place, "secret file", path, Content::Secret)
     {
-        return;
+        return false;
     }
     let credential = match source.read(&context.lookup()) {
         Ok(credential) => credential,
@@ -174,13 +221,13 @@ pub(super) fn inspect(context: &mut Context<'_>, table: &Table, source: &Credent
             if fault == CredentialFault::NotSet {
                 message.help("password_env takes the name of a variable that is set when Keyward starts");
             }
-            return;
+            return false;
         }
         Err(error) => {
             context.error(code::SECRET_FILE, &place, error.to_string()).help(
                 "line 1 is the password in force, line 2 (optional) the other valid one; see gen-password",
             );
-            return;
+            return false;
         }
     };
     let title = table.title.clone();
@@ -201,6 +248,7 @@ pub(super) fn inspect(context: &mut Context<'_>, table: &Table, source: &Credent
                 .help("make one with: keyward gen-password --write FILE");
         }
     }
+    true
 }
 
 /// `sha256:<hex>` as `keyward hash-password` prints it, or `#<hex>` as Redis writes it.
@@ -246,11 +294,10 @@ pub fn parse_hash(text: &str) -> Option<[u8; 32]> {
 /// The `acl` of a table; the preset `safe` when there is none.
 pub(super) fn acl(context: &mut Context<'_>, table: &Table) -> Option<AclText> {
     let Some(given) = context.text_unrecorded(table, "acl") else {
-        context.record(table, "acl", DEFAULT_ACL, &Place::Default);
-        return Some(AclText {
-            text: DEFAULT_ACL.to_owned(),
-            location: None,
-        });
+        if !table.has("acl") {
+            context.record(table, "acl", DEFAULT_ACL, &Place::Default);
+        }
+        return Some(default_acl());
     };
     let words: Vec<&str> = given.value.split_whitespace().collect();
     if words.is_empty() {
@@ -291,27 +338,24 @@ pub(super) fn acl(context: &mut Context<'_>, table: &Table) -> Option<AclText> {
     context.record(table, "acl", shown.join(" "), &given.place);
     let location = context
         .location(&given.place)
-        .map(|location| inside_quotes(location, &given.value));
+        .map(|location| inside_quotes(location, context.raw(&given.place), &given.value));
     Some(AclText {
         text: given.value,
         location,
     })
 }
 
-/// The span of a TOML string begins at its quote; the text one character later.
-fn inside_quotes(mut location: Location, text: &str) -> Location {
-    let at = location.column.saturating_sub(1);
-    let begin: String = location
-        .source
-        .as_deref()
-        .unwrap_or_default()
-        .chars()
-        .skip(at)
-        .take(3)
-        .collect();
-    if location.source.is_none() || (begin.starts_with(['"', '\'']) && begin != "\"\"\"" && begin != "'''") {
-        location.column += 1;
-        location.length = text.chars().count().max(1);
+/// The span of a TOML string begins at its quotes; the text behind them, in the next line if they end theirs.
+fn inside_quotes(mut location: Location, raw: &str, text: &str) -> Location {
+    location.length = text.lines().next().unwrap_or_default().chars().count().max(1);
+    match raw.strip_prefix("\"\"\"").or_else(|| raw.strip_prefix("'''")) {
+        None => location.column += 1,
+        Some(rest) if rest.starts_with(['\n', '\r']) => {
+            location.line += 1;
+            location.column = 1;
+            location.source = None;
+        }
+        Some(_) => location.column += 3,
     }
     location
 }

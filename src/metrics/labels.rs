@@ -34,6 +34,7 @@ impl Default for Labels {
                 "client_cert_missing",
                 "client_cert_untrusted",
                 "client_cert_expired",
+                "client_cert_revoked",
                 "client_cert_not_mapped",
             ],
             user_auth_failures: &[

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::metrics::UpstreamMetrics;
+use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::{AuthRefusal, Counters, DialReason, OpenGuard};
 
 /// The metrics of one upstream.
-pub(super) struct UpstreamCounters(pub(super) Arc<UpstreamMetrics>);
+struct UpstreamCounters(Arc<UpstreamMetrics>);
 
 impl Counters for UpstreamCounters {
     fn connecting(&self) {
@@ -35,4 +35,9 @@ impl Counters for UpstreamCounters {
     fn up(&self, up: bool) {
         self.0.up.set(i64::from(up));
     }
+}
+
+/// What the upstreams of a configuration count with.
+pub(super) fn of(metrics: &Arc<Metrics>) -> impl Fn(&str) -> Arc<dyn Counters> + '_ {
+    |name| Arc::new(UpstreamCounters(metrics.upstream(name)))
 }

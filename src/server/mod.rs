@@ -33,11 +33,13 @@ use crate::drain::{self, DrainTrigger, Event};
 use crate::limits::{Limits, Throttle};
 use crate::metrics::{Labels, Metrics, MetricsError, Shape};
 use crate::net::{self, BindError};
-use crate::upstream::{Probe, Upstream};
+use crate::tls::HandshakeFailure;
+use crate::upstream::{AuthRefusal, DialReason, Probe, Upstream};
 
 use listener::{Listener, Settings, Shared};
+use prepare::Built;
 
-pub use prepare::{Environment, check};
+pub use prepare::{Environment, load};
 
 /// Why the program cannot start (F-43).
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +108,12 @@ pub fn metrics(config: &Config) -> Result<Arc<Metrics>, MetricsError> {
             .iter()
             .map(|command| command.name)
             .collect(),
-        labels: Labels::default(),
+        labels: Labels {
+            connect_failures: DialReason::LABELS,
+            upstream_auth_failures: AuthRefusal::LABELS,
+            tls_handshake_failures: HandshakeFailure::TLS_LABELS,
+            ..Labels::default()
+        },
     })
 }
 
@@ -118,13 +125,11 @@ impl Bound {
     pub fn new(sources: Sources, loaded: Loaded, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let config = loaded.config;
         let environment = |name: &str| sources.env.get(name).cloned();
-        let prepared = prepare::prepare(&config, &environment).map_err(StartError::Configuration)?;
-        let mut upstreams = Vec::new();
-        for section in &config.upstreams {
-            upstreams.push(
-                reload::build_upstream(section, &environment, &metrics).map_err(StartError::Configuration)?,
-            );
-        }
+        let Built {
+            listeners: prepared,
+            upstreams,
+        } = prepare::build(&config, &environment, &counters::of(&metrics))
+            .map_err(StartError::Configuration)?;
         let shared = Arc::new(Shared {
             limits: Limits::new(&config),
             throttle: Arc::new(Throttle::new(&config.login)),
@@ -381,3 +386,15 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 /// A healthy upstream is checked this often, one that is not a little sooner.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBE_RETRY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_of_a_refused_certificate_has_its_series_from_the_start() {
+        for label in HandshakeFailure::AUTH_LABELS {
+            assert!(Labels::default().auth_failures.contains(label), "{label}");
+        }
+    }
+}

@@ -1,14 +1,19 @@
 //! From a configuration to what listeners need: users, certificates, upstreams. Everything is built and checked before
 //! anything is used, so that a start or a reload happens whole or not at all.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::acl::User;
 use crate::acl::rule::{self, RuleError};
 use crate::auth::Users;
-use crate::config::{self, AclText, Config, CredentialSource, Diagnostic, Location, LoginMode, Severity};
-use crate::tls::{CertificateInfo, ServerTls};
+use crate::config::{
+    self, AclText, Config, CredentialSource, Diagnostic, Loaded, Location, LoginMode, NamedFile, Sources,
+    code,
+};
+use crate::tls::{CertificateInfo, ServerTls, TlsError};
+use crate::upstream::{Counters, NoCounters, SetupError, Upstream};
 
 /// How environment variables are looked up.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -20,67 +25,100 @@ pub(super) struct Prepared {
     pub(super) users: Arc<Users>,
 }
 
-/// Builds everything that depends on files and rules, for every listener in order.
+/// Everything that is built from a configuration before anything is used.
+pub(super) struct Built {
+    /// In the order of the listeners.
+    pub(super) listeners: Vec<Prepared>,
+    /// In the order of the upstreams.
+    pub(super) upstreams: Vec<Arc<Upstream>>,
+}
+
+/// Loads the configuration and tries out what it names, so that all faults of both kinds come in one list.
+///
+/// # Errors
+/// Every fault, and the warnings behind them.
+pub fn load(sources: &Sources) -> Result<Loaded, Vec<Diagnostic>> {
+    let environment = |name: &str| sources.env.get(name).cloned();
+    config::load_and(sources, |sound| {
+        let counters = |_: &str| Arc::new(NoCounters) as Arc<dyn Counters>;
+        build(sound, &environment, &counters).err().unwrap_or_default()
+    })
+}
+
+/// Builds everything that depends on files and rules.
 ///
 /// # Errors
 /// Every fault at once.
-pub(super) fn prepare(
+pub(super) fn build(
     config: &Config,
     environment: Environment<'_>,
-) -> Result<Vec<Prepared>, Vec<Diagnostic>> {
+    counters: &dyn Fn(&str) -> Arc<dyn Counters>,
+) -> Result<Built, Vec<Diagnostic>> {
     let mut faults = Vec::new();
     let entries = entries(config, environment, &mut faults);
-    let mut prepared = Vec::new();
+    let mut acl_files = BTreeMap::new();
+    let mut listeners = Vec::new();
     for listener in &config.listeners {
-        let users = users(listener, &entries, &mut faults);
+        let users = users(config, listener, &entries, &mut acl_files, &mut faults);
         let (tls, certificates) = match listener.tls.as_ref().map(ServerTls::load) {
             None => (None, Vec::new()),
             Some(Ok(tls)) => (Some(tls.config), tls.certificates),
             Some(Err(error)) => {
-                faults.push(fault(
-                    "KW0601",
-                    format!("listener \"{}\": {error}", listener.name),
-                    None,
-                    error.help.clone(),
-                ));
+                let mut all = listener.tls.as_ref().map_or(Vec::new(), ServerTls::faults);
+                if all.is_empty() {
+                    // The file was mended in this moment; the next attempt will do.
+                    all.push(error);
+                }
+                let owner = ("listener", listener.name.as_str());
+                faults.extend(
+                    all.iter()
+                        .map(|error| tls_fault(code::LISTENER_TLS, config, owner, error)),
+                );
                 continue;
             }
         };
-        prepared.push(Prepared {
+        listeners.push(Prepared {
             tls,
             certificates,
             users: Arc::new(Users::new(users)),
         });
     }
+    let mut upstreams = Vec::new();
+    for section in &config.upstreams {
+        let owner = ("upstream", section.name.as_str());
+        match Upstream::new(section, environment, counters(&section.name)) {
+            Ok(upstream) => upstreams.push(Arc::new(upstream)),
+            Err(SetupError::Tls(error)) => {
+                faults.push(tls_fault(code::UPSTREAM_SETUP, config, owner, &error));
+            }
+            Err(SetupError::Credential(error)) => {
+                let file = section.credential.as_ref().and_then(CredentialSource::file);
+                faults.push(file_fault(
+                    code::UPSTREAM_SETUP,
+                    config,
+                    owner,
+                    file,
+                    &error.to_string(),
+                ));
+            }
+        }
+    }
     if faults.is_empty() {
-        Ok(prepared)
+        Ok(Built { listeners, upstreams })
     } else {
         Err(faults)
     }
-}
-
-/// The faults that only building finds: ACL rules, certificates, secrets. For `keyward check`.
-pub fn check(config: &Config, environment: Environment<'_>) -> Vec<Diagnostic> {
-    let mut faults = prepare(config, environment).err().unwrap_or_default();
-    for upstream in &config.upstreams {
-        let counters = Arc::new(crate::upstream::NoCounters);
-        if let Err(error) = crate::upstream::Upstream::new(upstream, environment, counters) {
-            faults.push(fault(
-                "KW0602",
-                format!("upstream \"{}\": {error}", upstream.name),
-                None,
-                None,
-            ));
-        }
-    }
-    faults
 }
 
 /// The `[[user]]` tables, in order; `None` where one is at fault.
 fn entries(config: &Config, environment: Environment<'_>, faults: &mut Vec<Diagnostic>) -> Vec<Option<User>> {
     let mut entries = Vec::new();
     for entry in &config.users {
-        let Some(mut user) = from_text(&entry.name, &entry.acl, faults) else {
+        let Some(mut user) = from_text(
+            (&format!("user \"{}\"", entry.name), &entry.name),
+            &entry.acl,
+            faults,
+        ) else {
             entries.push(None);
             continue;
         };
@@ -95,11 +133,12 @@ fn entries(config: &Config, environment: Environment<'_>, faults: &mut Vec<Diagn
                     }
                 }
                 Err(error) => {
-                    faults.push(fault(
-                        "KW0603",
-                        format!("user \"{}\": {error}", entry.name),
-                        None,
-                        None,
+                    faults.push(file_fault(
+                        code::USER_PASSWORD,
+                        config,
+                        ("user", &entry.name),
+                        source.file(),
+                        &error.to_string(),
                     ));
                 }
             }
@@ -110,9 +149,16 @@ fn entries(config: &Config, environment: Environment<'_>, faults: &mut Vec<Diagn
 }
 
 /// Everyone who may log in at one listener.
-fn users(listener: &config::Listener, entries: &[Option<User>], faults: &mut Vec<Diagnostic>) -> Vec<User> {
+fn users(
+    config: &Config,
+    listener: &config::Listener,
+    entries: &[Option<User>],
+    acl_files: &mut BTreeMap<PathBuf, Vec<User>>,
+    faults: &mut Vec<Diagnostic>,
+) -> Vec<User> {
     if listener.login == LoginMode::None {
-        let open = from_text(OPEN_USER, &listener.acl, faults);
+        let who = format!("listener \"{}\"", listener.name);
+        let open = from_text((&who, OPEN_USER), &listener.acl, faults);
         return open
             .map(|mut user| {
                 user.nopass = true;
@@ -126,31 +172,43 @@ fn users(listener: &config::Listener, entries: &[Option<User>], faults: &mut Vec
         .iter()
         .filter_map(|index| entries.get(*index).cloned().flatten())
         .collect();
-    if let Some(path) = &listener.users_file {
-        for user in from_file(path, faults) {
-            if users.iter().any(|known| known.name == user.name) {
-                let message = format!(
-                    "listener \"{}\": user \"{}\" stands in a [[user]] table and in {}",
-                    listener.name,
-                    user.name,
-                    path.display()
-                );
-                faults.push(fault(
-                    "KW0504",
-                    message,
-                    None,
-                    Some("keep one of the two".to_owned()),
-                ));
-            } else {
-                users.push(user);
-            }
+    let Some(path) = &listener.users_file else {
+        return users;
+    };
+    let named = config.named("listener", &listener.name, path);
+    // Several listeners may share a file; its faults are reported once.
+    let in_file = acl_files
+        .entry(path.clone())
+        .or_insert_with(|| from_file(path, named, faults));
+    let in_tables: BTreeSet<&str> = listener
+        .users
+        .iter()
+        .filter_map(|index| config.users.get(*index))
+        .map(|entry| entry.name.as_str())
+        .collect();
+    for user in in_file.iter() {
+        if in_tables.contains(user.name.as_str()) {
+            let message = format!(
+                "listener \"{}\": user \"{}\" stands in a [[user]] table and in {}",
+                listener.name,
+                user.name,
+                path.display()
+            );
+            faults.push(
+                Diagnostic::error(code::TWO_USERS, message)
+                    .at(named.and_then(|named| named.location.clone()))
+                    .helped("keep one of the two"),
+            );
+        } else {
+            users.push(user.clone());
         }
     }
     users
 }
 
-/// A user from rules in the configuration. Users of the configuration are `on` unless the rules say otherwise.
-fn from_text(name: &str, acl: &AclText, faults: &mut Vec<Diagnostic>) -> Option<User> {
+/// A user from rules in the configuration, who are what messages call them and the name. Users of the configuration are
+/// `on` unless the rules say otherwise.
+fn from_text((who, name): (&str, &str), acl: &AclText, faults: &mut Vec<Diagnostic>) -> Option<User> {
     let mut words: Vec<&str> = acl.text.split_whitespace().collect();
     // Behind a preset, which must come first.
     let at = usize::from(
@@ -162,7 +220,7 @@ fn from_text(name: &str, acl: &AclText, faults: &mut Vec<Diagnostic>) -> Option<
     match rule::parse_user_all(name, &words) {
         Ok(user) => Some(user),
         Err(errors) => {
-            for error in errors {
+            for error in errors.into_iter().take(MOST_RULE_FAULTS) {
                 let index = if error.word_index > at {
                     error.word_index.saturating_sub(1)
                 } else {
@@ -172,35 +230,30 @@ fn from_text(name: &str, acl: &AclText, faults: &mut Vec<Diagnostic>) -> Option<
                     .location
                     .as_ref()
                     .map(|location| word_location(location, &acl.text, index));
-                faults.push(rule_fault(
-                    format!("user \"{name}\": {}", error.message),
-                    location,
-                    &error,
-                ));
+                faults.push(rule_fault(format!("{who}: {}", error.message), location, &error));
             }
             None
         }
     }
 }
 
-fn from_file(path: &Path, faults: &mut Vec<Diagnostic>) -> Vec<User> {
+fn from_file(path: &Path, named: Option<&NamedFile>, faults: &mut Vec<Diagnostic>) -> Vec<User> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
             let message = format!("cannot read the ACL file {}: {error}", path.display());
-            faults.push(fault(
-                "KW0502",
-                message,
-                None,
-                Some("check the path and the file's permissions".to_owned()),
-            ));
+            faults.push(
+                Diagnostic::error(code::ACL_FILE, message)
+                    .at(named.and_then(|named| named.location.clone()))
+                    .helped("check the path, the file's permissions, and that it is UTF-8 text"),
+            );
             return Vec::new();
         }
     };
     match rule::parse_file(&text) {
         Ok(users) => users.into_iter().map(|(_line, user)| user).collect(),
         Err(errors) => {
-            for error in errors {
+            for error in errors.into_iter().take(MOST_RULE_FAULTS) {
                 let location = error.position.map(|(line, column)| Location {
                     file: path.display().to_string(),
                     line,
@@ -217,39 +270,57 @@ fn from_file(path: &Path, faults: &mut Vec<Diagnostic>) -> Vec<User> {
 }
 
 fn rule_fault(message: String, location: Option<Location>, error: &RuleError) -> Diagnostic {
-    let help = error
-        .suggestion
-        .as_ref()
-        .map(|suggestion| format!("did you mean `{suggestion}`?"));
-    fault("KW0501", message, location, help)
+    let fault = Diagnostic::error(code::ACL_RULE, message).at(location);
+    match &error.suggestion {
+        Some(suggestion) => fault.helped(format!("did you mean `{suggestion}`?")),
+        None => fault,
+    }
 }
 
-fn fault(
+/// A certificate, key, CA or revocation list of a table: kind and name.
+fn tls_fault(code: &'static str, config: &Config, owner: (&str, &str), error: &TlsError) -> Diagnostic {
+    let problem = format!("{}: {}", error.file.display(), error.problem);
+    let mut fault = file_fault(code, config, owner, Some(&error.file), &problem);
+    fault.help.clone_from(&error.help);
+    fault
+}
+
+/// Something about the content of a file, at the key or variable that names it.
+fn file_fault(
     code: &'static str,
-    message: String,
-    location: Option<Location>,
-    help: Option<String>,
+    config: &Config,
+    (kind, name): (&str, &str),
+    file: Option<&Path>,
+    problem: &str,
 ) -> Diagnostic {
-    Diagnostic {
-        code,
-        severity: Severity::Error,
-        message,
-        location,
-        label: String::new(),
-        help,
-    }
+    let named = file.and_then(|file| config.named(kind, name, file));
+    let variable = named.and_then(|named| named.variable.as_deref());
+    let before = variable
+        .map(|variable| format!("{variable}: "))
+        .unwrap_or_default();
+    Diagnostic::error(code, format!("{before}{kind} \"{name}\": {problem}"))
+        .at(named.and_then(|named| named.location.clone()))
 }
 
 /// The place of one word of rules that stand in a TOML string.
 fn word_location(string: &Location, text: &str, index: usize) -> Location {
     let mut location = string.clone();
-    if let Some(word) = text.split_whitespace().nth(index) {
-        let offset = word.as_ptr().addr().saturating_sub(text.as_ptr().addr());
-        // Behind the opening quote; a string with escapes is pointed at roughly.
-        let before = text.get(..offset).unwrap_or_default().chars().count();
-        location.column = location.column.saturating_add(before).saturating_add(1);
-        location.length = word.chars().count().max(1);
+    let Some(word) = text.split_whitespace().nth(index) else {
+        return location;
+    };
+    let offset = word.as_ptr().addr().saturating_sub(text.as_ptr().addr());
+    let before = text.get(..offset).unwrap_or_default();
+    // Behind an escape it is pointed at roughly.
+    match before.rsplit_once('\n') {
+        Some((above, indent)) => {
+            location.line += above.matches('\n').count() + 1;
+            location.column = indent.chars().count() + 1;
+            // Known is the line that the text begins in.
+            location.source = None;
+        }
+        None => location.column += before.chars().count(),
     }
+    location.length = word.chars().count().max(1);
     location
 }
 
@@ -287,6 +358,9 @@ pub(super) fn watched_files(config: &Config) -> Vec<PathBuf> {
     files.dedup();
     files
 }
+
+/// Of one text of rules; nobody reads more.
+const MOST_RULE_FAULTS: usize = 100;
 
 /// Who the clients of a listener without login are.
 const OPEN_USER: &str = "default";

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use crate::config::{self, Config, Diagnostic, Severity};
+use crate::config::{self, Config, Diagnostic, Severity, code};
 use crate::metrics::{CertificateRole, Metrics, MetricsError, UpstreamMetrics};
 use crate::tls;
 use crate::upstream::Upstream;
 
-use super::counters::UpstreamCounters;
+use super::counters;
 use super::listener::Settings;
-use super::prepare::{self, Environment, Prepared};
+use super::prepare::{self, Built, Prepared};
 use super::{Serving, now_unix};
 
 impl Serving {
     /// SIGHUP: the configuration and every file it names.
     pub(super) fn reload_configuration(&mut self) {
-        let result = config::load(&self.bound.sources).and_then(|loaded| {
+        let result = prepare::load(&self.bound.sources).and_then(|loaded| {
             for warning in &loaded.warnings {
                 tracing::warn!(event = "configuration_warning", code = warning.code, message = %warning.message);
             }
@@ -67,14 +67,11 @@ impl Serving {
         let mut faults = Vec::new();
         let mut refuse = |changed: bool, what: &str| {
             if changed {
-                faults.push(Diagnostic {
-                    code: "KW0701",
-                    severity: Severity::Error,
-                    message: format!("{what} cannot be changed while running"),
-                    location: None,
-                    label: String::new(),
-                    help: Some("restart keyward to change it; SIGTERM drains first".to_owned()),
-                });
+                let message = format!("{what} cannot be changed while running");
+                faults.push(
+                    Diagnostic::error(code::NEEDS_RESTART, message)
+                        .helped("restart keyward to change it; SIGTERM drains first"),
+                );
             }
         };
         let listeners = |config: &Config| -> Vec<_> {
@@ -106,11 +103,10 @@ impl Serving {
         let bound = &mut self.bound;
         let environment = |name: &str| bound.sources.env.get(name).cloned();
         let metrics = Arc::clone(&bound.shared.metrics);
-        let prepared = prepare::prepare(&config, &environment)?;
-        let mut upstreams = Vec::new();
-        for section in &config.upstreams {
-            upstreams.push(build_upstream(section, &environment, &metrics)?);
-        }
+        let Built {
+            listeners: prepared,
+            upstreams,
+        } = prepare::build(&config, &environment, &counters::of(&metrics))?;
         let names: Vec<String> = prepared
             .iter()
             .flat_map(|p| p.users.names())
@@ -129,16 +125,7 @@ impl Serving {
                     &upstreams,
                     &metrics,
                 )
-                .map_err(|error| {
-                    vec![Diagnostic {
-                        code: "KW0702",
-                        severity: Severity::Error,
-                        message: error.to_string(),
-                        location: None,
-                        label: String::new(),
-                        help: None,
-                    }]
-                })?,
+                .map_err(|error| vec![Diagnostic::error(code::INTERNAL, error.to_string())])?,
             );
         }
         for (listener, settings) in bound.listeners.iter().zip(settings) {
@@ -157,26 +144,6 @@ impl Serving {
         self.reloads
             .send_modify(|generation| *generation = generation.wrapping_add(1));
         Ok(())
-    }
-}
-
-/// An upstream with its certificates and credential read.
-pub(super) fn build_upstream(
-    section: &config::Upstream,
-    environment: Environment<'_>,
-    metrics: &Arc<Metrics>,
-) -> Result<Arc<Upstream>, Vec<Diagnostic>> {
-    let counters = Arc::new(UpstreamCounters(metrics.upstream(&section.name)));
-    match Upstream::new(section, environment, counters) {
-        Ok(upstream) => Ok(Arc::new(upstream)),
-        Err(error) => Err(vec![Diagnostic {
-            code: "KW0602",
-            severity: Severity::Error,
-            message: format!("upstream \"{}\": {error}", section.name),
-            location: None,
-            label: String::new(),
-            help: None,
-        }]),
     }
 }
 

@@ -17,33 +17,39 @@ struct Look {
 }
 
 /// A set of files and how they looked last.
-pub(super) struct Files(Vec<(PathBuf, Option<Look>)>);
+pub(super) struct Files {
+    looks: Vec<(PathBuf, Option<Look>)>,
+    /// Something changed at the last look, and may be changing still.
+    restless: bool,
+}
 
 impl Files {
     pub(super) fn new(paths: Vec<PathBuf>) -> Self {
-        Self(
-            paths
-                .into_iter()
-                .map(|path| {
-                    let look = look(&path);
-                    (path, look)
-                })
-                .collect(),
-        )
+        let looks = paths
+            .into_iter()
+            .map(|path| {
+                let look = look(&path);
+                (path, look)
+            })
+            .collect();
+        Self {
+            looks,
+            restless: false,
+        }
     }
 
-    /// Whether any has changed since the last time; a file that is being replaced and missing at this moment counts
-    /// when it is there again.
+    /// Whether any has changed, and none since the last look: a certificate and its key are two files, and between the
+    /// two they do not fit. A file that is being replaced and missing at this moment counts when it is there again.
     pub(super) fn changed(&mut self) -> bool {
         let mut changed = false;
-        for (path, last) in &mut self.0 {
+        for (path, last) in &mut self.looks {
             let now = look(path);
             if now.is_some() && now != *last {
                 *last = now;
                 changed = true;
             }
         }
-        changed
+        std::mem::replace(&mut self.restless, changed) && !changed
     }
 }
 
@@ -78,9 +84,13 @@ mod tests {
         assert!(!files.changed());
         symlink("v2", dir.path().join("..next")).unwrap();
         fs::rename(dir.path().join("..next"), dir.path().join("..data")).unwrap();
+        assert!(!files.changed(), "it may not be all");
         assert!(files.changed());
         assert!(!files.changed());
         fs::write(dir.path().join("v2/secret"), "longer than before").unwrap();
+        assert!(!files.changed());
+        fs::write(dir.path().join("v2/secret"), "and longer still than before").unwrap();
+        assert!(!files.changed(), "it was not all");
         assert!(files.changed());
         fs::remove_file(dir.path().join("v2/secret")).unwrap();
         assert!(

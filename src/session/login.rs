@@ -108,9 +108,9 @@ pub(super) fn hello<'a>(args: &Args<'a>, whole: bool) -> Result<(Hello<'a>, Opti
 
 impl Hello<'_> {
     /// The HELLO that goes upstream: never with AUTH.
-    pub(super) fn request(&self) -> Bytes {
+    pub(super) fn request(&self, named: bool) -> Bytes {
         let mut out = BytesMut::new();
-        match (self.version, self.name) {
+        match (self.version, self.name.filter(|_| named)) {
             (None, _) => encode::request(&mut out, &[b"HELLO"]),
             (Some(version), None) => encode::request(&mut out, &[b"HELLO", version_word(version)]),
             (Some(version), Some(name)) => {

@@ -348,6 +348,15 @@ impl Session {
         }
         let args = request.args;
         if self.rules.sharing {
+            if matches!(
+                command.role,
+                Role::ClientSetName | Role::ClientSetInfo | Role::ClientGetName
+            ) && self.route == Route::Own
+                && !self.pending.is_empty()
+            {
+                // HELLO with a name may be among them.
+                return Action::Wait;
+            }
             if let Some(action) = self.client_names(command, args, out) {
                 return action;
             }
@@ -649,7 +658,7 @@ impl Session {
         }
         match login::hello(&request.args, request.whole) {
             Ok((_, Some(login))) => Action::Login(login),
-            Ok((hello, None)) if self.identity.is_some() => Self::greet(&hello),
+            Ok((hello, None)) if self.identity.is_some() => self.greet(&hello),
             Ok(_) => {
                 if !std::mem::replace(&mut self.no_credentials_noted, true) {
                     *note = Some(Note::NoCredentials);
@@ -692,10 +701,11 @@ impl Session {
         }
     }
 
-    /// HELLO of a client that is logged in: goes upstream without its AUTH clause.
-    fn greet(hello: &Hello<'_>) -> Action<'static> {
+    /// HELLO of a client that is logged in: goes upstream without its AUTH clause, and without a name if the connection
+    /// is going to serve others.
+    fn greet(&self, hello: &Hello<'_>) -> Action<'static> {
         Action::Substitute {
-            request: hello.request(),
+            request: hello.request(!self.rules.sharing),
             expect: Expect::Reply(hello.effect()),
         }
     }
@@ -711,7 +721,7 @@ impl Session {
         // Whoever is known is no stranger: after a RESET the count begins anew.
         self.commands = 0;
         match hello {
-            Some(hello) => Self::greet(hello),
+            Some(hello) => self.greet(hello),
             None => {
                 self.pending.answer(b"+OK\r\n", out);
                 Action::Answered

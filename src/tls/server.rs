@@ -20,7 +20,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::certificate::{CertificateInfo, CertificateRole, describe};
 use super::{TlsError, pem, provider, show_time, versions};
-use crate::config::{ClientCertificates, ListenerTls, TlsVersion};
+use crate::config::{CertificateFiles, ClientCertificates, ListenerTls, TlsVersion};
 use crate::net::{Socket, Stream};
 
 /// A listener's TLS, loaded and checked.
@@ -90,6 +90,26 @@ impl ServerTls {
             certificates,
             crl_next_update,
         })
+    }
+}
+
+impl ServerTls {
+    /// Everything that is wrong with the files, where [`Self::load`] ends with the first; empty if it would succeed.
+    pub fn faults(section: &ListenerTls) -> Vec<TlsError> {
+        let CertificateFiles {
+            certificate_file,
+            key_file,
+        } = &section.certificate;
+        let mut faults = Vec::new();
+        faults.extend(pem::certificates(certificate_file).err());
+        faults.extend(pem::private_key(key_file).err());
+        if section.client_certificates != ClientCertificates::Off {
+            faults.extend(client_verifier(section, certificate_file, &mut Vec::new(), &mut None).err());
+        }
+        if faults.is_empty() {
+            faults.extend(Self::load(section).err());
+        }
+        faults
     }
 }
 

@@ -17,6 +17,13 @@ fn secured(redis: &Redis) -> (Keyward, Authority) {
     (Setup::new(redis).tls(&server, "").start(), authority)
 }
 
+/// A program that is ended when it takes too long: a client that waits for ever must fail its test, not hold up all.
+fn limited(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", "180"]).arg(program);
+    command
+}
+
 fn run(command: &mut Command) -> String {
     let output = command
         .output()
@@ -41,7 +48,7 @@ fn redis_py_asyncio_does_what_applications_do() {
         "{} is missing: run tests/run.sh, it makes it",
         python.display()
     );
-    let text = run(Command::new(python)
+    let text = run(limited(python)
         .arg(root.join("tests/clients/redis_py.py"))
         .args(["localhost", &keyward.address().port().to_string()])
         .arg(authority.file())
@@ -50,7 +57,7 @@ fn redis_py_asyncio_does_what_applications_do() {
 }
 
 fn redis_cli(keyward: &Keyward, authority: &Authority) -> Command {
-    let mut command = Command::new("redis-cli");
+    let mut command = limited("redis-cli");
     command.args([
         "-h",
         "localhost",
@@ -89,7 +96,7 @@ fn redis_cli_works_also_in_bulk() {
 fn redis_benchmark_runs_its_default_tests() {
     let redis = Redis::start();
     let (keyward, authority) = secured(&redis);
-    let text = run(Command::new("redis-benchmark")
+    let text = run(limited("redis-benchmark")
         .args([
             "-h",
             "localhost",

@@ -16,6 +16,7 @@
 
 mod admin;
 mod big_values;
+mod cli;
 mod clients;
 mod commands;
 mod drain;

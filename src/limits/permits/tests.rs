@@ -75,6 +75,7 @@ fn config(max_connections: usize, max_unauthenticated: usize, listeners: Vec<Lis
         upstreams: Vec::new(),
         listeners,
         users: Vec::new(),
+        named_files: Vec::new(),
     }
 }
 
