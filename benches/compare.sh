@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Keyward, HAProxy, stunnel and Redis's own TLS side by side under redis-benchmark, with plaintext Redis for reference.
+# Keyward (with shared and with dedicated connections to Redis), HAProxy, nginx, stunnel and Redis's own TLS side by side under
+# redis-benchmark, with plaintext Redis for reference.
 # Interleaved rounds; medians of throughput and of CPU seconds per million requests (from /proc) of the proxy, of Redis, and together.
 #   KEYWARD_BENCH_ROUNDS=5 KEYWARD_BENCH_REQUESTS=200000 KEYWARD_BENCH_CLIENTS="50 500" KEYWARD_BENCH_PIPELINES="1 16"
+#   KEYWARD_BENCH_WORKERS="2 1"   worker threads; one Keyward of each kind for each number
+#   KEYWARD_BENCH_PEERS="haproxy nginx stunnel"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
@@ -9,6 +12,7 @@ missing=()
 for pair in redis-server:redis-server redis-benchmark:redis-tools haproxy:haproxy stunnel:stunnel4; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
 done
+[ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing+=(libnginx-mod-stream nginx-light)
 if [ ${#missing[@]} -gt 0 ]; then
   as_root apt-get update -q >/dev/null
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null
@@ -27,7 +31,7 @@ password=$(cat "$dir/password")
 "$keyward" dev-certs --out "$dir" 2>/dev/null
 cat "$dir/server.pem" "$dir/server.key" >"$dir/both.pem"
 chmod 600 "$dir/both.pem"
-plain=$(port) tls=$(port) front=$(port) ha=$(port) stun=$(port)
+plain=$(port) tls=$(port) ha=$(port) ng=$(port) stun=$(port)
 common="save \"\"\ndir $dir\nrequirepass $password\nmaxclients 20000\n"
 printf "port $plain\nbind 127.0.0.1\ntls-port $tls\ntls-cert-file $dir/server.pem\ntls-key-file $dir/server.key\ntls-ca-cert-file $dir/ca.pem\ntls-auth-clients no\ntls-protocols TLSv1.3\n$common" |
   redis-server - >"$dir/redis.log" & redis=$!; pids+=("$redis")
@@ -48,18 +52,52 @@ CFG
 haproxy -f "$dir/haproxy.cfg" -db >"$dir/haproxy.log" 2>&1 & haproxy=$!; pids+=("$haproxy")
 printf "foreground = yes\npid =\nsyslog = no\n[redis]\naccept = 127.0.0.1:$stun\nconnect = 127.0.0.1:$plain\ncert = $dir/both.pem\nsslVersionMin = TLSv1.3\n" >"$dir/stunnel.conf"
 stunnel "$dir/stunnel.conf" >"$dir/stunnel.log" 2>&1 & stunnel=$!; pids+=("$stunnel")
-REDIS_URL=redis://127.0.0.1:$plain/0 REDIS_PASSWORD_FILE=$dir/password KEYWARD_LISTEN=127.0.0.1:$front KEYWARD_ADMIN=127.0.0.1:0 \
-  KEYWARD_TLS_CERT=$dir/server.pem KEYWARD_TLS_KEY=$dir/server.key KEYWARD_PASSWORD_FILE=$dir/password KEYWARD_ACL=safe KEYWARD_WORKERS=2 \
-  KEYWARD_CONNECTIONS=dedicated KEYWARD_LOG=error "$keyward" run 2>"$dir/keyward.log" & front_pid=$!; pids+=("$front_pid")
+cat >"$dir/nginx.conf" <<CFG
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+worker_processes 2;
+daemon off;
+master_process on;
+pid $dir/nginx.pid;
+error_log $dir/nginx.log;
+events { worker_connections 10000; }
+stream {
+  server {
+    listen 127.0.0.1:$ng ssl;
+    ssl_certificate $dir/server.pem;
+    ssl_certificate_key $dir/server.key;
+    ssl_protocols TLSv1.3;
+    proxy_pass 127.0.0.1:$plain;
+  }
+}
+CFG
+nginx -c "$dir/nginx.conf" 2>"$dir/nginx.err" & nginx=$!; pids+=("$nginx")
+subjects=()
+for workers in ${KEYWARD_BENCH_WORKERS:-2}; do
+  for mode in shared dedicated; do
+    front=$(port)
+    REDIS_URL=redis://127.0.0.1:$plain/0 REDIS_PASSWORD_FILE=$dir/password KEYWARD_LISTEN=127.0.0.1:$front KEYWARD_ADMIN=127.0.0.1:0 \
+      KEYWARD_TLS_CERT=$dir/server.pem KEYWARD_TLS_KEY=$dir/server.key KEYWARD_PASSWORD_FILE=$dir/password KEYWARD_ACL=safe \
+      KEYWARD_WORKERS=$workers KEYWARD_CONNECTIONS=$mode KEYWARD_LOG=error "$keyward" run 2>>"$dir/keyward.log" &
+    pids+=("$!")
+    subjects+=("keyward-$mode-$workers:$front:$!")
+  done
+done
+for peer in ${KEYWARD_BENCH_PEERS:-haproxy nginx stunnel}; do
+  case $peer in
+    haproxy) subjects+=("haproxy:$ha:$haproxy") ;;
+    nginx) subjects+=("nginx:$ng:$nginx") ;;
+    stunnel) subjects+=("stunnel:$stun:$stunnel") ;;
+  esac
+done
 export REDISCLI_AUTH=$password
-for p in $tls $front $ha $stun; do
+for p in $tls $(printf '%s\n' "${subjects[@]}" | cut -d: -f2); do
   for _ in $(seq 200); do
     [ "$(redis-cli -h 127.0.0.1 -p "$p" --tls --cacert "$dir/ca.pem" PING 2>/dev/null)" = PONG ] && break
     sleep 0.05
   done
 done
 
-REDIS_PID=$redis DIR=$dir CA=$dir/ca.pem python3 - "keyward:$front:$front_pid" "haproxy:$ha:$haproxy" "stunnel:$stun:$stunnel" "redis-tls:$tls:0" "redis-plain:$plain:0" <<'PY'
+REDIS_PID=$redis DIR=$dir CA=$dir/ca.pem python3 - "${subjects[@]}" "redis-tls:$tls:0" "redis-plain:$plain:0" <<'PY'
 import os, re, statistics, subprocess, sys
 
 rounds = int(os.environ.get("KEYWARD_BENCH_ROUNDS", "3"))
@@ -70,13 +108,18 @@ tick = os.sysconf("SC_CLK_TCK")
 redis = int(os.environ["REDIS_PID"])
 subjects = [(n, p, int(pid)) for n, p, pid in (a.split(":") for a in sys.argv[1:])]
 
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
 def cpu(pid):
     if not pid:
         return 0.0
     if not os.path.exists(f"/proc/{pid}"):
         raise SystemExit(f"process {pid} has ended: " + open(os.environ["DIR"] + "/haproxy.log").read())
     fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / tick
+    # Workers that are processes of their own (nginx) count too.
+    return (int(fields[11]) + int(fields[12])) / tick + sum(cpu(child) for child in children(pid))
 
 def run(name, port, pid, c, p):
     n = requests * (4 if p != "1" else 1)
@@ -101,13 +144,16 @@ for _ in range(rounds):
                 results.setdefault((c, p, name), []).append(run(name, port, pid, c, p))
 
 print(f"64-byte values, GET and SET, medians of {rounds} interleaved rounds; CPU in seconds per million requests")
-print(f"{'clients':>7} {'pipe':>4} {'':12} {'requests/s':>11} {'CPU proxy':>10} {'CPU Redis':>10} {'together':>9} {'x Redis TLS':>12}")
+print(f"{'clients':>7} {'pipe':>4} {'':20} {'requests/s':>11} {'CPU proxy':>10} {'CPU Redis':>10} {'together':>9} {'x Redis TLS':>12}")
 for c in clients:
     for p in pipelines:
         med = {n: [statistics.median(x) for x in zip(*results[c, p, n])] for n, _, _ in subjects}
         base = sum(med["redis-tls"][1:])
         for name, _, _ in subjects:
             rate, proxy, server = med[name]
-            print(f"{c:>7} {p:>4} {name:12} {rate:11.0f} {proxy:10.2f} {server:10.2f} {proxy + server:9.2f} {(proxy + server) / base:12.2f}")
-        print(f"{'':12} keyward : haproxy    CPU of the proxy {med['keyward'][1] / med['haproxy'][1]:.2f}, throughput {med['keyward'][0] / med['haproxy'][0]:.2f}")
+            print(f"{c:>7} {p:>4} {name:20} {rate:11.0f} {proxy:10.2f} {server:10.2f} {proxy + server:9.2f} {(proxy + server) / base:12.2f}")
+        if (c, p, "haproxy") in results:
+            for name, _, _ in subjects:
+                if name.startswith("keyward"):
+                    print(f"{'':13}{name} : haproxy    CPU of the proxy {med[name][1] / med['haproxy'][1]:.2f}, throughput {med[name][0] / med['haproxy'][0]:.2f}")
 PY
