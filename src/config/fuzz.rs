@@ -201,6 +201,7 @@ mod tests {
             "[[user]]\npassword = \"x\n",
             "server = { password = [\n\"x\"], colour = 1, drain_timeout = 1 }\n",
             "name = \"\"\"",
+            "[[user]]\nacl = x\"\"\"\n +gte\n\"\"\"",
             "10s",
             "localhost:6379/0",
         ] {
