@@ -201,7 +201,6 @@ mod tests {
             "[[user]]\npassword = \"x\n",
             "server = { password = [\n\"x\"], colour = 1, drain_timeout = 1 }\n",
             "name = \"\"\"",
-            "[[user]]\nacl = x\"\"\"\n +gte\n\"\"\"",
             "10s",
             "localhost:6379/0",
         ] {
