@@ -52,7 +52,7 @@ pub fn parse_user(name: &str, words: &[&str]) -> Result<User, RuleError> {
     parse_user_all(name, words).map_err(|mut errors| errors.swap_remove(0))
 }
 
-/// As [`parse_user`], with every error at once; the list is never empty.
+/// As [`parse_user`], with every error at once, up to a hundred; the list is never empty.
 pub fn parse_user_all(name: &str, words: &[&str]) -> Result<User, Vec<RuleError>> {
     let error = |word_index, (problem, suggestion): Refusal| RuleError {
         word_index,
@@ -78,6 +78,9 @@ pub fn parse_user_all(name: &str, words: &[&str]) -> Result<User, Vec<RuleError>
         if let Err(refusal) = apply(&mut user, index, word) {
             errors.push(error(index, refusal));
         }
+        if errors.len() >= MOST_ERRORS {
+            break;
+        }
     }
     // Only asked when everything else is right: a refused `~app:*` is the better message.
     if errors.is_empty()
@@ -94,13 +97,16 @@ pub fn parse_user_all(name: &str, words: &[&str]) -> Result<User, Vec<RuleError>
 
 /// Reads an ACL file: lines `user NAME word word …`, blank lines; no comments and no quotes, as in Redis (`ACLLoadFromFile`).
 ///
-/// Gives the users with their line numbers (from 1), or every error in the file.
+/// Gives the users with their line numbers (from 1), or every error in the file, up to some hundred.
 pub fn parse_file(text: &str) -> Result<Vec<(usize, User)>, Vec<RuleError>> {
     let (mut users, mut names, mut errors) = (Vec::new(), BTreeSet::new(), Vec::new());
     for (line, raw) in (1..).zip(text.split('\n')) {
         let trimmed = raw.trim_matches(BLANKS);
         if trimmed.is_empty() {
             continue;
+        }
+        if errors.len() >= MOST_ERRORS {
+            break;
         }
         let indent = raw.len() - raw.trim_start_matches(BLANKS).len();
         let columns: Vec<usize> = columns_of(trimmed, indent);
@@ -400,6 +406,9 @@ enum Problem {
     #[error("ACL files have no comments (Redis refuses them too); a line begins with 'user' and a name")]
     Comment,
 }
+
+/// Nobody reads more at once, and finding what was meant takes its time.
+const MOST_ERRORS: usize = 100;
 
 /// What Redis trims from both ends of a line.
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];

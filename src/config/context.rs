@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::NamedFile;
 use super::code;
-use super::diagnostic::{Diagnostic, Location, Severity, SourceText};
+use super::diagnostic::{Diagnostic, Location, Severity, SourceText, shown};
 use super::raw::{Given, Raw, Table};
 use super::values::{parse_boolean, parse_duration, show_duration};
 
@@ -95,6 +95,8 @@ pub(super) struct Context<'a> {
     diagnostics: Vec<Diagnostic>,
     errors: usize,
     warnings: usize,
+    /// The file has syntax errors: what was read of it may not be what was meant.
+    pub(super) garbled: bool,
     /// Lines that are never shown, because a value in them is a secret.
     hidden: BTreeSet<usize>,
     pub(super) settings: Vec<Setting>,
@@ -134,6 +136,7 @@ impl<'a> Context<'a> {
             diagnostics: Vec::new(),
             hidden: BTreeSet::new(),
             errors: 0,
+            garbled: false,
             warnings: 0,
             settings: Vec::new(),
             named_files: Vec::new(),
@@ -234,6 +237,7 @@ impl<'a> Context<'a> {
     }
 
     pub(super) fn syntax_error(&mut self, span: &Range<usize>, message: &str) {
+        self.garbled = true;
         if !self.has_room(Severity::Error) {
             return;
         }
@@ -353,7 +357,7 @@ impl<'a> Context<'a> {
         self.error(
             code::CHOICE,
             &given.place,
-            format!("`{key}` cannot be \"{}\"", given.value),
+            format!("`{key}` cannot be \"{}\"", shown(&given.value)),
         )
         .help(help);
         Given {

@@ -379,6 +379,16 @@ const LONGEST_WORD: usize = 64;
 /// A longer line is no help to the eye.
 const LONGEST_LINE: usize = 1_000;
 
+/// A word of the file as a message may repeat it. What is long or has several lines is no word: quotes that nobody
+/// closed may have swallowed half of the file, with its secrets.
+pub(super) fn shown(word: &str) -> &str {
+    if word.len() <= LONGEST_WORD && !word.contains(char::is_control) && !may_hold_secret(word) {
+        word
+    } else {
+        "…"
+    }
+}
+
 /// Control characters (a terminal would obey them) as blanks.
 fn write_clean(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     for c in text.chars() {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::address::{is_loopback, is_loopback_host, parse_tcp, unix_path, unix_path_fits};
 use super::code;
 use super::context::{Context, Place};
-use super::diagnostic::did_you_mean;
+use super::diagnostic::{did_you_mean, shown};
 use super::files::{self, Content};
 use super::load::{Checked, MOST_CONNECTIONS, seconds, to_u64, to_usize};
 use super::raw::{Given, RawConfig, Table};
@@ -228,7 +228,7 @@ fn socket_owner(context: &mut Context<'_>, table: &Table) -> Result<Option<(Opti
             .error(
                 code::UNKNOWN_NAME,
                 &given.place,
-                format!("there is no {what} \"{text}\""),
+                format!("there is no {what} \"{}\"", shown(text)),
             )
             .help("\"user\", \"user:group\" or \":group\", by name or number");
         Err(())
@@ -437,14 +437,14 @@ fn users(context: &mut Context<'_>, table: &Table, shared: &Shared<'_>) -> Check
                 context.error(
                     code::DUPLICATE,
                     &item.place,
-                    format!("the user \"{}\" is named twice", item.value),
+                    format!("the user \"{}\" is named twice", shown(&item.value)),
                 );
                 fine = false;
             }
             Some(index) => indices.push(index),
             None if !shared.users_known => fine = false,
             None => {
-                let message = format!("there is no user \"{}\"", item.value);
+                let message = format!("there is no user \"{}\"", shown(&item.value));
                 let message = context.error(code::UNKNOWN_NAME, &item.place, message);
                 suggest(message.label("no [[user]] has this name"), &item.value, names);
                 fine = false;

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::code;
 use super::context::{Context, Place};
-use super::diagnostic::{did_you_mean, names_secret};
+use super::diagnostic::{did_you_mean, names_secret, shown};
 use super::schema::{Key, Kind, SECTIONS, SYNONYMS, Section};
 use super::user::is_name;
 
@@ -312,7 +312,7 @@ fn read_section(
         };
         let name = table.get("name").and_then(|name| name.get_ref().as_str());
         let title = match name {
-            Some(name) => format!("[[{}]] \"{name}\"", section.name),
+            Some(name) => format!("[[{}]] \"{}\"", section.name, shown(name)),
             None => format!("[[{}]]", section.name),
         };
         let table = read_table(context, title, Place::File(item.span()), section.keys, table);
@@ -429,13 +429,19 @@ fn unknown_key(
 ) -> Option<&'static str> {
     // A key such as `password_fiel` is a misspelling first.
     let near = did_you_mean(name, known.clone());
+    // Where quotes are missing, a key may be anything, even a secret.
+    let written = if context.garbled && near.is_none() {
+        "…"
+    } else {
+        shown(name)
+    };
     if near.is_none() && names_secret(name) && !value.get_ref().is_table() {
         let place = Place::Secret(span);
         let with_env = known.clone().any(|key| key == "password_env");
         let message = context.error(
             code::INLINE_SECRET,
             &place,
-            format!("a secret must not stand in the configuration: `{name}`"),
+            format!("a secret must not stand in the configuration: `{written}`"),
         );
         message.help(if with_env {
             "put it into a file (mode 0640 or narrower) and name it with password_file, or into an environment \
@@ -452,7 +458,11 @@ fn unknown_key(
     let place = Place::of(span, names_secret(name));
     let names: Vec<&'static str> = known.collect();
     let message = context
-        .error(code::UNKNOWN_KEY, &place, format!("{title} has no key `{name}`"))
+        .error(
+            code::UNKNOWN_KEY,
+            &place,
+            format!("{title} has no key `{written}`"),
+        )
         .label("unknown key");
     match suggestion {
         Some(suggestion) => message.help(format!("did you mean `{suggestion}`?")),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::code;
 use super::context::{Context, Place};
 use super::credential::{CredentialError, CredentialFault, weakness};
-use super::diagnostic::Location;
+use super::diagnostic::{Location, shown};
 use super::files::{self, Content};
 use super::load::{Checked, MOST_CONNECTIONS, to_usize};
 use super::raw::{Given, Table};
@@ -115,7 +115,7 @@ pub(super) fn duplicates(context: &mut Context<'_>, tables: &[Table], what: &str
             continue;
         };
         let first = context.location(&earlier.place_of("name"));
-        let message = format!("two [[{what}]] tables have the name \"{name}\"");
+        let message = format!("two [[{what}]] tables have the name \"{}\"", shown(name));
         let message = context
             .error(code::DUPLICATE, &table.place_of("name"), message)
             .label("the second");

@@ -76,6 +76,7 @@ pub struct Bound {
     shared: Arc<Shared>,
     readiness: Arc<Readiness>,
     admin: Option<Admin>,
+    files: watch::Files,
 }
 
 /// What runs while serving.
@@ -124,6 +125,8 @@ impl Bound {
     /// A [`StartError`] that names the file, rule or address at fault.
     pub fn new(sources: Sources, loaded: Loaded, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let config = loaded.config;
+        // Looked at before they are read: a change in between is noticed, if anything, once too often.
+        let files = watch::Files::new(prepare::watched_files(&config));
         let environment = |name: &str| sources.env.get(name).cloned();
         let Built {
             listeners: prepared,
@@ -179,6 +182,7 @@ impl Bound {
             shared,
             readiness,
             admin,
+            files,
         })
     }
 
@@ -272,21 +276,17 @@ impl Bound {
 impl Serving {
     /// Until the order to end.
     async fn serve(&mut self, signals: &mut drain::Signals, stop: impl Future<Output = ()>) {
-        let mut files = watch::Files::new(prepare::watched_files(&self.bound.config));
         let mut look = tokio::time::interval(self.bound.config.server.watch_interval);
         let mut second = tokio::time::interval(Duration::from_secs(1));
         tokio::pin!(stop);
         loop {
             tokio::select! {
                 event = signals.next() => match event {
-                    Event::Reload => {
-                        self.reload_configuration();
-                        files = watch::Files::new(prepare::watched_files(&self.bound.config));
-                    }
+                    Event::Reload => self.reload_configuration(),
                     Event::Terminate | Event::Abort => return,
                 },
                 () = &mut stop => return,
-                _ = look.tick() => if files.changed() {
+                _ = look.tick() => if self.bound.files.changed() {
                     self.reload_files();
                 },
                 _ = second.tick() => self.tick(),

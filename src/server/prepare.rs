@@ -220,7 +220,7 @@ fn from_text((who, name): (&str, &str), acl: &AclText, faults: &mut Vec<Diagnost
     match rule::parse_user_all(name, &words) {
         Ok(user) => Some(user),
         Err(errors) => {
-            for error in errors.into_iter().take(MOST_RULE_FAULTS) {
+            for error in errors {
                 let index = if error.word_index > at {
                     error.word_index.saturating_sub(1)
                 } else {
@@ -253,7 +253,7 @@ fn from_file(path: &Path, named: Option<&NamedFile>, faults: &mut Vec<Diagnostic
     match rule::parse_file(&text) {
         Ok(users) => users.into_iter().map(|(_line, user)| user).collect(),
         Err(errors) => {
-            for error in errors.into_iter().take(MOST_RULE_FAULTS) {
+            for error in errors {
                 let location = error.position.map(|(line, column)| Location {
                     file: path.display().to_string(),
                     line,
@@ -358,9 +358,6 @@ pub(super) fn watched_files(config: &Config) -> Vec<PathBuf> {
     files.dedup();
     files
 }
-
-/// Of one text of rules; nobody reads more.
-const MOST_RULE_FAULTS: usize = 100;
 
 /// Who the clients of a listener without login are.
 const OPEN_USER: &str = "default";

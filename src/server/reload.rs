@@ -10,6 +10,7 @@ use crate::upstream::Upstream;
 use super::counters;
 use super::listener::Settings;
 use super::prepare::{self, Built, Prepared};
+use super::watch;
 use super::{Serving, now_unix};
 
 impl Serving {
@@ -20,7 +21,10 @@ impl Serving {
                 tracing::warn!(event = "configuration_warning", code = warning.code, message = %warning.message);
             }
             self.refuse_what_needs_a_restart(&loaded.config)?;
-            self.apply(loaded.config)
+            let files = watch::Files::new(prepare::watched_files(&loaded.config));
+            self.apply(loaded.config)?;
+            self.bound.files = files;
+            Ok(())
         });
         self.report("signal", result);
     }
