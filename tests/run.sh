@@ -56,8 +56,8 @@ cargo clippy --all-targets --quiet -- -D warnings
 say "tests: cargo test"
 # A test that hangs is a fault of its own: the name of the last one that runs is in the output.
 timeout --kill-after=10 1500 cargo test
-say "tests: the end-to-end tests again with a connection to Redis for each client"
-KEYWARD_TEST_CONNECTIONS=dedicated timeout --kill-after=10 900 cargo test --test e2e
+say "tests: the end-to-end tests again with connections to Redis that clients share"
+KEYWARD_TEST_CONNECTIONS=shared timeout --kill-after=10 900 cargo test --test e2e
 say "documentation: cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet --lib
 

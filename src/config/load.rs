@@ -247,7 +247,7 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
         ("shared", Connections::Shared),
         ("dedicated", Connections::Dedicated),
     ];
-    let default = ("shared", Connections::Shared);
+    let default = ("dedicated", Connections::Dedicated);
     let connections = context.choice(table, "connections", &words, default).value;
     Server {
         workers: to_usize(workers),

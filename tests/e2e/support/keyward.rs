@@ -698,9 +698,9 @@ fn collect(pipe: impl Read + Send + 'static, output: &Arc<Output>) {
     });
 }
 
-/// The mode that the whole suite runs in: `shared`, or what KEYWARD_TEST_CONNECTIONS says.
+/// The mode that the whole suite runs in: `dedicated`, or what KEYWARD_TEST_CONNECTIONS says.
 fn connections() -> String {
-    std::env::var("KEYWARD_TEST_CONNECTIONS").unwrap_or_else(|_| "shared".to_owned())
+    std::env::var("KEYWARD_TEST_CONNECTIONS").unwrap_or_else(|_| "dedicated".to_owned())
 }
 
 /// Whether sessions share connections to Redis in this run.
