@@ -97,6 +97,12 @@ fn every_documented_family_is_there_under_its_name_and_type() {
         ("keyward_draining", "gauge"),
         ("keyward_panics_total", "counter"),
         ("keyward_log_dropped_total", "counter"),
+        // How sessions share connections.
+        ("keyward_sessions_pinned", "gauge"),
+        ("keyward_session_pins_total", "counter"),
+        ("keyward_upstream_lanes_open", "gauge"),
+        ("keyward_upstream_requests_queued", "gauge"),
+        ("keyward_upstream_requests_per_flush", "histogram"),
     ];
     let metrics = metrics();
     use_everything(&metrics);
