@@ -271,6 +271,8 @@ fn a_reader_of_the_log_that_stops_reading_stops_nothing_else() {
             "--log",
             "trace",
         ])
+        // The settings of the test run are none of Keyward's.
+        .env_clear()
         .env("KEYWARD_LOCKOUT", "off")
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
