@@ -227,6 +227,7 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
     let table = &raw.section("server");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = context.integer_or(table, "workers", to_u64(cores), (1, 1_024));
+    let worker_busy = context.integer_or(table, "worker_busy_percent", 70, (1, 100));
     let max_connections = max_connections(context, table, descriptor_limit);
     let unauthenticated_limits = (1, max_connections);
     let max_unauthenticated = context.integer_or(
@@ -247,10 +248,11 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
         ("shared", Connections::Shared),
         ("dedicated", Connections::Dedicated),
     ];
-    let default = ("dedicated", Connections::Dedicated);
+    let default = ("shared", Connections::Shared);
     let connections = context.choice(table, "connections", &words, default).value;
     Server {
         workers: to_usize(workers),
+        worker_busy_percent: u8::try_from(worker_busy).unwrap_or(100),
         max_connections: to_usize(max_connections),
         max_unauthenticated: to_usize(max_unauthenticated),
         max_connections_per_ip: per_ip.map(|given| to_usize(given.value)),

@@ -86,6 +86,9 @@ impl Config {
 pub struct Server {
     /// Worker threads; default: the number of cores.
     pub workers: usize,
+    /// Share of a core, in percent, from which a worker is busy, so that another takes sessions over; default 70. Of
+    /// meaning with [`Connections::Shared`] only.
+    pub worker_busy_percent: u8,
     /// Client connections of all listeners together; default 10,000.
     pub max_connections: usize,
     /// Connections that have not logged in yet, of all listeners together; default a quarter of `max_connections` (L-23).
@@ -96,7 +99,7 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// How often certificate, secret and ACL files are looked at; default 2 s.
     pub watch_interval: Duration,
-    /// How upstream connections are used.
+    /// How upstream connections are used; default shared.
     pub connections: Connections,
 }
 

@@ -88,6 +88,7 @@ pub const SECTIONS: &[Section] = &[
 
 const SERVER: &[Key] = &[
     integer("workers"),
+    integer("worker_busy_percent"),
     integer("max_connections"),
     integer("max_unauthenticated"),
     integer("max_connections_per_ip"),

@@ -1,7 +1,7 @@
 //! Ready handles: counters whose labels have been looked up once.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -9,6 +9,7 @@ use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::Families;
 use super::labels::{COMMAND, ERROR_CODES, OTHER, PROXY_HEADER};
+use super::tally::{Tallies, Tally};
 use super::{AcceptErrorKind, CloseReason, Labels, LaneKind, Side, TlsVersion, UpstreamClosed};
 use crate::limits::Reject;
 use crate::session::PinReason;
@@ -21,10 +22,7 @@ pub struct ListenerMetrics {
     families: Families,
     users: Arc<ArcSwap<BTreeSet<String>>>,
     labels: Labels,
-    command_names: Arc<[&'static str]>,
-    /// By command number; made when first counted.
-    commands: Box<[OnceLock<IntCounter>]>,
-    other_command: IntCounter,
+    tallies: Tallies,
     connections: IntCounter,
     open: IntGauge,
     unauthenticated: IntGauge,
@@ -34,7 +32,6 @@ pub struct ListenerMetrics {
     attempts: Words,
     lockouts: IntCounter,
     accept_errors: Words,
-    command_duration: Histogram,
     tls_handshakes: Words,
     tls_failures: Words,
     tls_duration: Histogram,
@@ -45,14 +42,6 @@ pub struct ListenerMetrics {
     pub connections_max: IntGauge,
     /// Sources locked out at present.
     pub locked_sources: IntGauge,
-    /// Bytes read from clients.
-    pub client_received: IntCounter,
-    /// Bytes written to clients.
-    pub client_sent: IntCounter,
-    /// Bytes read from the upstream for this listener's clients.
-    pub upstream_received: IntCounter,
-    /// Bytes written to the upstream for this listener's clients.
-    pub upstream_sent: IntCounter,
 }
 
 /// One accepted client connection: counted as open until dropped, and as closed exactly once, with a reason.
@@ -102,21 +91,19 @@ impl ListenerMetrics {
         name: &str,
         families: &Families,
         labels: &Labels,
-        commands: &Arc<[&'static str]>,
+        tallies: &Tallies,
         users: &Arc<ArcSwap<BTreeSet<String>>>,
     ) -> Self {
         let words = |family: &IntCounterVec, words: &mut dyn Iterator<Item = &'static str>| {
             Words::new(family, name, words)
         };
-        let bytes = |family: &IntCounterVec, side: Side| family.with_label_values(&[name, side.label()]);
+        tallies.add_listener(name);
         let listener = Self {
             name: name.to_owned(),
             families: families.clone(),
             users: Arc::clone(users),
             labels: *labels,
-            command_names: Arc::clone(commands),
-            commands: commands.iter().map(|_| OnceLock::new()).collect(),
-            other_command: families.commands.with_label_values(&[name, OTHER]),
+            tallies: tallies.clone(),
             connections: families.connections.with_label_values(&[name]),
             open: families.connections_open.with_label_values(&[name]),
             unauthenticated: families.connections_unauthenticated.with_label_values(&[name]),
@@ -138,7 +125,6 @@ impl ListenerMetrics {
                 &families.accept_errors,
                 &mut AcceptErrorKind::ALL.iter().map(|kind| kind.label()),
             ),
-            command_duration: families.command_duration.with_label_values(&[name]),
             tls_handshakes: words(
                 &families.tls_handshakes,
                 &mut TlsVersion::ALL.iter().map(|version| version.label()),
@@ -166,10 +152,6 @@ impl ListenerMetrics {
                 .collect(),
             connections_max: families.connections_max.with_label_values(&[name]),
             locked_sources: families.auth_locked_sources.with_label_values(&[name]),
-            client_received: bytes(&families.received_bytes, Side::Client),
-            client_sent: bytes(&families.sent_bytes, Side::Client),
-            upstream_received: bytes(&families.received_bytes, Side::Upstream),
-            upstream_sent: bytes(&families.sent_bytes, Side::Upstream),
         };
         for reason in labels.auth_failures {
             families.auth_failures.with_label_values(&[name, "", reason]);
@@ -231,25 +213,9 @@ impl ListenerMetrics {
         self.accept_errors.inc(kind.label());
     }
 
-    /// Counts a forwarded command by its number in the command table; `_other` if it has none.
-    pub fn command(&self, index: usize) {
-        self.command_counter(index).inc();
-    }
-
-    /// Counts `n` forwarded commands of one kind.
-    pub fn commands(&self, index: usize, n: u64) {
-        self.command_counter(index).inc_by(n);
-    }
-
-    fn command_counter(&self, index: usize) -> &IntCounter {
-        match (self.commands.get(index), self.command_names.get(index)) {
-            (Some(counter), Some(command)) => counter.get_or_init(|| {
-                self.families
-                    .commands
-                    .with_label_values(&[self.name.as_str(), command])
-            }),
-            _ => &self.other_command,
-        }
+    /// What is counted for every request, for one more worker.
+    pub fn tally(&self) -> Tally {
+        self.tallies.tally(&self.name)
     }
 
     /// Counts a refused command. `cmd` is a name of the command table, or `None` for one that is not in it.
@@ -280,24 +246,6 @@ impl ListenerMetrics {
     /// Counts a lockout that began at this listener.
     pub fn lockout_began(&self) {
         self.lockouts.inc();
-    }
-
-    /// Records the time from one whole command to its whole reply.
-    pub fn observe_command(&self, duration: Duration) {
-        self.command_duration.observe(duration.as_secs_f64());
-    }
-
-    /// Records `n` commands that were read together and answered together: one clock reading for all of them.
-    pub fn observe_commands(&self, duration: Duration, n: usize) {
-        if n == 1 {
-            return self.observe_command(duration);
-        }
-        // A local histogram costs two additions per command, and one atomic addition per bucket at the flush.
-        let local = self.command_duration.local();
-        for _ in 0..n {
-            local.observe(duration.as_secs_f64());
-        }
-        local.flush();
     }
 
     /// Counts a byte stream that was not valid RESP.

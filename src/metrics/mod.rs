@@ -16,6 +16,7 @@
 mod handles;
 mod labels;
 mod process;
+mod tally;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,11 +29,14 @@ use prometheus::{
 };
 use tracing_subscriber::layer::Context;
 
+use tally::Tallies;
+
 pub use handles::{ConnectionGuard, GaugeGuard, ListenerMetrics, UpstreamMetrics};
 pub use labels::{
     AcceptErrorKind, CertificateRole, CloseReason, Labels, LaneKind, Side, TlsVersion, UpstreamClosed,
 };
-pub use process::{ProcessMetrics, max_open_files};
+pub use process::{ProcessMetrics, max_open_files, thread_cpu_seconds, thread_number};
+pub use tally::Tally;
 
 /// All metrics of one process. Shared by `Arc`; there may be several in one process (tests), none is global.
 #[derive(Debug)]
@@ -40,12 +44,16 @@ pub struct Metrics {
     registry: Registry,
     families: Families,
     labels: Labels,
-    commands: Arc<[&'static str]>,
+    tallies: Tallies,
     users: Arc<ArcSwap<BTreeSet<String>>>,
     listeners: Mutex<BTreeMap<String, Arc<ListenerMetrics>>>,
     upstreams: Mutex<BTreeMap<String, Arc<UpstreamMetrics>>>,
     /// 1 while draining.
     pub draining: IntGauge,
+    /// Workers that take new connections.
+    pub workers_active: IntGauge,
+    /// Sessions that went on with another worker.
+    pub sessions_moved: IntCounter,
     /// Panics caught at a task's boundary.
     pub panics: IntCounter,
     /// Log lines not written because the writer fell behind.
@@ -104,10 +112,6 @@ struct Families {
     connections_evicted: IntCounterVec,
     accept_errors: IntCounterVec,
     write_stalls: IntCounterVec,
-    commands: IntCounterVec,
-    command_duration: HistogramVec,
-    received_bytes: IntCounterVec,
-    sent_bytes: IntCounterVec,
     protocol_errors: IntCounterVec,
     tls_handshakes: IntCounterVec,
     tls_handshake_failures: IntCounterVec,
@@ -155,10 +159,21 @@ impl Metrics {
             .with_label_values(&[env!("CARGO_PKG_VERSION"), revision, "aws-lc-rs"])
             .set(1);
         registry.register(Box::new(ProcessMetrics::new()?))?;
+        let commands: Arc<[&'static str]> = shape.commands.clone().into();
+        let tallies = Tallies::new(&commands)?;
+        registry.register(Box::new(tallies.clone()))?;
         let metrics = Self {
             draining: make.gauge(
                 "keyward_draining",
                 "1 while the process drains before it ends, else 0.",
+            )?,
+            workers_active: make.gauge(
+                "keyward_workers_active",
+                "Worker threads that take new connections; the others wait until one of these is busy.",
+            )?,
+            sessions_moved: make.counter(
+                "keyward_sessions_moved_total",
+                "Sessions that went on with another worker thread, because theirs was busy or superfluous.",
             )?,
             panics: make.counter(
                 "keyward_panics_total",
@@ -183,7 +198,7 @@ impl Metrics {
             registry: registry.clone(),
             families,
             labels: shape.labels,
-            commands: shape.commands.clone().into(),
+            tallies,
             users: Arc::default(),
             listeners: Mutex::default(),
             upstreams: Mutex::default(),
@@ -207,7 +222,7 @@ impl Metrics {
         if let Some(listener) = listeners.get(name) {
             return Arc::clone(listener);
         }
-        let listener = ListenerMetrics::new(name, &self.families, &self.labels, &self.commands, &self.users);
+        let listener = ListenerMetrics::new(name, &self.families, &self.labels, &self.tallies, &self.users);
         let listener = Arc::new(listener);
         listeners.insert(name.to_owned(), Arc::clone(&listener));
         listener
@@ -427,30 +442,10 @@ impl Families {
                 "Client connections closed because the client read nothing while replies waited.",
                 &["listener"],
             )?,
-            commands: make.counters(
-                "keyward_commands_total",
-                "Commands forwarded. cmd is the lower-case command of the built-in table, else _other.",
-                &["listener", "cmd"],
-            )?,
             error_replies: make.counters(
                 "keyward_error_replies_total",
                 "Error replies from Redis, by error prefix (OOM, READONLY, MOVED, LOADING and so on, else _other).",
                 &["upstream", "err"],
-            )?,
-            command_duration: make.histograms(
-                "keyward_command_duration_seconds",
-                "Time from a whole command read from the client to its whole reply written back.",
-                &["listener"],
-            )?,
-            received_bytes: make.counters(
-                "keyward_network_received_bytes_total",
-                "Bytes read. side is client or upstream.",
-                &["listener", "side"],
-            )?,
-            sent_bytes: make.counters(
-                "keyward_network_sent_bytes_total",
-                "Bytes written. side is client or upstream.",
-                &["listener", "side"],
             )?,
             protocol_errors: make.counters(
                 "keyward_protocol_errors_total",

@@ -78,6 +78,17 @@ pub fn max_open_files() -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// The calling thread's number, for [`thread_cpu_seconds`]; `None` where there is no Linux `/proc`.
+pub fn thread_number() -> Option<u32> {
+    let link = fs::read_link("/proc/thread-self").ok()?;
+    link.file_name()?.to_str()?.parse().ok()
+}
+
+/// Processor time of one thread of this process, in steps of 10 ms.
+pub fn thread_cpu_seconds(thread: u32) -> Option<f64> {
+    cpu_seconds(&fs::read_to_string(format!("/proc/self/task/{thread}/stat")).ok()?)
+}
+
 /// The directory that is being read holds one descriptor itself.
 fn open_files() -> Option<f64> {
     let entries = fs::read_dir("/proc/self/fd").ok()?.count();
@@ -151,6 +162,12 @@ mod tests {
         assert_eq!(start_time(stat, 50.0), Some(60.0));
         assert_eq!(cpu_seconds("7 (a"), None);
         assert_eq!(cpu_seconds("7 (a) S 1"), None);
+    }
+
+    #[test]
+    fn this_thread_has_a_number_and_used_time() {
+        assert!(thread_cpu_seconds(thread_number().unwrap()).unwrap() >= 0.0);
+        assert_eq!(thread_cpu_seconds(0), None);
     }
 
     #[test]

@@ -42,7 +42,7 @@ fn use_everything(metrics: &Metrics) {
     metrics.user_credential_changed("app", 1e9);
     metrics.upstream("main").credential_changed(1e9);
     metrics.set_certificates([(CertificateRole::Listener, "gateway", 2_000_000_000)]);
-    metrics.listener("gateway").command(0);
+    metrics.listener("gateway").tally().command(0);
 }
 
 #[test]
@@ -95,6 +95,8 @@ fn every_documented_family_is_there_under_its_name_and_type() {
         ("keyward_upstream_closed_total", "counter"),
         ("keyward_desync_total", "counter"),
         ("keyward_draining", "gauge"),
+        ("keyward_workers_active", "gauge"),
+        ("keyward_sessions_moved_total", "counter"),
         ("keyward_panics_total", "counter"),
         ("keyward_log_dropped_total", "counter"),
         // How sessions share connections.
@@ -259,11 +261,12 @@ fn upstream_connections_are_open_until_dropped() {
 fn commands_are_counted_by_name_and_unknown_ones_together() {
     let metrics = metrics();
     let listener = metrics.listener("gateway");
-    listener.command(1);
-    listener.commands(1, 4);
-    listener.command(99);
-    listener.observe_commands(Duration::from_micros(70), 5);
-    listener.observe_command(Duration::from_secs(3));
+    let tally = listener.tally();
+    for command in [1, 1, 1, 1, 1, 99] {
+        tally.command(command);
+    }
+    tally.observe(Duration::from_micros(70), 5);
+    tally.observe(Duration::from_secs(3), 1);
     has(
         &metrics,
         r#"keyward_commands_total{cmd="config|get",listener="gateway"}"#,

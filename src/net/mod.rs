@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 pub use listener::{Accepted, BindError, Listener};
 pub use options::configure_tcp;
 pub use proxy::{ProxyError, ProxyInfo, read_proxy_header};
-pub use stream::{Socket, Stream};
+pub use stream::{Parked, Socket, Stream};
 
 /// The other end of an accepted connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

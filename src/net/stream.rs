@@ -17,6 +17,19 @@ pub enum Socket {
     Tcp(TcpStream),
     /// Unix.
     Unix(UnixStream),
+    /// On the way from one thread's runtime to another's: see [`Stream::park`]. Reads and writes fail.
+    Parked(Parked),
+}
+
+/// A socket that no runtime looks after.
+#[derive(Debug)]
+pub enum Parked {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// Unix.
+    Unix(std::os::unix::net::UnixStream),
+    /// Lost: the runtime would not give it up or take it on.
+    Lost,
 }
 
 /// A connection as sessions and lanes use it.
@@ -30,6 +43,8 @@ pub enum Stream {
     Unix(UnixStream),
     /// TLS, either side, over either kind of socket.
     Tls(Box<tokio_rustls::TlsStream<Socket>>),
+    /// A plain socket between two threads: see [`Stream::park`].
+    Parked(Parked),
 }
 
 impl Socket {
@@ -46,9 +61,60 @@ impl Socket {
         // The connection is over whatever happens: neither an error nor the end of our patience changes anything.
         let _: Result<io::Result<()>, _> = tokio::time::timeout(patience, farewell).await;
     }
+
+    fn park(&mut self) -> io::Result<()> {
+        let parked = match std::mem::replace(self, Self::Parked(Parked::Lost)) {
+            Self::Tcp(stream) => Parked::Tcp(stream.into_std()?),
+            Self::Unix(stream) => Parked::Unix(stream.into_std()?),
+            Self::Parked(parked) => parked,
+        };
+        *self = Self::Parked(parked);
+        Ok(())
+    }
+
+    fn unpark(&mut self) -> io::Result<()> {
+        *self = match std::mem::replace(self, Self::Parked(Parked::Lost)) {
+            Self::Parked(Parked::Tcp(stream)) => Self::Tcp(TcpStream::from_std(stream)?),
+            Self::Parked(Parked::Unix(stream)) => Self::Unix(UnixStream::from_std(stream)?),
+            Self::Parked(Parked::Lost) => return Err(io::ErrorKind::NotConnected.into()),
+            running => running,
+        };
+        Ok(())
+    }
 }
 
 impl Stream {
+    /// Takes the connection off its thread's runtime, so that another thread can go on with it; bytes that the kernel or
+    /// TLS has received meanwhile stay with it.
+    ///
+    /// # Errors
+    /// The system would not let it go; the connection is lost.
+    pub fn park(self) -> io::Result<Self> {
+        self.with_socket(Socket::park)
+    }
+
+    /// Puts a parked connection on the runtime that this is called in.
+    ///
+    /// # Errors
+    /// The runtime would not take it, or it was lost; the connection is over.
+    pub fn unpark(self) -> io::Result<Self> {
+        self.with_socket(Socket::unpark)
+    }
+
+    fn with_socket(self, work: impl FnOnce(&mut Socket) -> io::Result<()>) -> io::Result<Self> {
+        let mut socket = match self {
+            Self::Tls(mut stream) => {
+                work(stream.get_mut().0)?;
+                return Ok(Self::Tls(stream));
+            }
+            Self::Tcp(stream) => Socket::Tcp(stream),
+            Self::Unix(stream) => Socket::Unix(stream),
+            Self::Parked(parked) => Socket::Parked(parked),
+        };
+        work(&mut socket)?;
+        Ok(socket.into())
+    }
+
     /// Closes so that the peer gets to read what was written last; see [`Socket::refuse`].
     pub async fn close_gently(&mut self, patience: Duration) {
         let farewell = async {
@@ -66,10 +132,12 @@ impl Stream {
             Self::Tcp(stream) => return has_closed(pin!(stream.ready(Interest::READABLE))),
             Self::Unix(stream) => return has_closed(pin!(stream.ready(Interest::READABLE))),
             Self::Tls(stream) => stream.get_ref().0,
+            Self::Parked(_) => return false,
         };
         match socket {
             Socket::Tcp(stream) => has_closed(pin!(stream.ready(Interest::READABLE))),
             Socket::Unix(stream) => has_closed(pin!(stream.ready(Interest::READABLE))),
+            Socket::Parked(_) => false,
         }
     }
 
@@ -94,7 +162,7 @@ impl Stream {
                 tokio_rustls::TlsStream::Client(stream) => Some(stream.get_ref().1),
                 tokio_rustls::TlsStream::Server(stream) => Some(stream.get_ref().1),
             },
-            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::Tcp(_) | Self::Unix(_) | Self::Parked(_) => None,
         }
     }
 }
@@ -104,6 +172,7 @@ impl From<Socket> for Stream {
         match socket {
             Socket::Tcp(stream) => Self::Tcp(stream),
             Socket::Unix(stream) => Self::Unix(stream),
+            Socket::Parked(parked) => Self::Parked(parked),
         }
     }
 }
@@ -117,6 +186,7 @@ macro_rules! each {
                 let mut $stream = Pin::new(stream);
                 $call
             })+
+            Self::Parked(_) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     };
 }

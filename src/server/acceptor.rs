@@ -12,13 +12,13 @@ use crate::net;
 
 use super::connection::{Admission, Job};
 use super::listener::Listener;
-use super::worker;
+use super::workers::Workers;
 
 /// Accepts until draining begins; the socket is closed then.
 pub(super) async fn accept(
     socket: net::Listener,
     listener: Arc<Listener>,
-    workers: Arc<Vec<worker::Handle>>,
+    workers: Arc<Workers>,
     mut drain: DrainWatch,
 ) {
     let mut pause = FIRST_PAUSE;
@@ -54,13 +54,8 @@ pub(super) async fn accept(
     }
 }
 
-fn hand_over(
-    accepted: net::Accepted,
-    listener: &Arc<Listener>,
-    workers: &[worker::Handle],
-    drain: &DrainWatch,
-) {
-    let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else {
+fn hand_over(accepted: net::Accepted, listener: &Arc<Listener>, workers: &Workers, drain: &DrainWatch) {
+    let Some(worker) = workers.idlest() else {
         return;
     };
     let address = accepted.source();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use crate::metrics::{GaugeGuard, LaneKind, ListenerMetrics, UpstreamClosed, UpstreamMetrics};
+use crate::metrics::{GaugeGuard, LaneKind, Side, Tally, UpstreamClosed, UpstreamMetrics};
 use crate::upstream::{Lane, LaneReport, LaneState, LostWhen, SharedLane, Upstream};
 
 use super::listener::{Listener, Settings};
@@ -54,7 +54,7 @@ impl Lanes {
             return Rc::clone(&found.lane);
         }
         let report = Report {
-            listener: Arc::clone(&listener.metrics),
+            tally: worker.tally(listener),
             _open: settings.upstream_metrics.lane_open(LaneKind::Shared),
             upstream: Arc::clone(&settings.upstream_metrics),
             queued: Cell::new(0),
@@ -113,7 +113,7 @@ impl Lanes {
 
 /// Counts what a shared lane does.
 struct Report {
-    listener: Arc<ListenerMetrics>,
+    tally: Rc<Tally>,
     upstream: Arc<UpstreamMetrics>,
     name: Box<str>,
     _open: GaugeGuard,
@@ -135,15 +135,15 @@ impl Drop for Report {
 }
 
 impl LaneReport for Report {
-    fn flushed(&self, requests: u64, bytes: u64) {
-        self.listener.upstream_sent.inc_by(bytes);
+    fn flushed(&self, requests: u64, bytes: usize) {
+        self.tally.sent(Side::Upstream, bytes);
         #[allow(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]
         self.upstream.requests_per_flush.observe(requests as f64);
         self.queue(i64::try_from(requests).unwrap_or(i64::MAX));
     }
 
-    fn received(&self, bytes: u64, replies: u64) {
-        self.listener.upstream_received.inc_by(bytes);
+    fn received(&self, bytes: usize, replies: u64) {
+        self.tally.received(Side::Upstream, bytes);
         self.queue(0_i64.saturating_sub_unsigned(replies));
     }
 

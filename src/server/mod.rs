@@ -14,10 +14,12 @@ mod connection;
 mod counters;
 mod lanes;
 mod listener;
+mod packing;
 mod prepare;
 mod reload;
 mod watch;
 mod worker;
+mod workers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +30,7 @@ use tokio::sync::watch as channel;
 
 use crate::admin::{Admin, Pages, Readiness};
 use crate::audit::Audit;
-use crate::config::{Config, Diagnostic, Loaded, Sources};
+use crate::config::{Config, Connections, Diagnostic, Loaded, Sources};
 use crate::drain::{self, DrainTrigger, Event};
 use crate::limits::{Limits, Throttle};
 use crate::metrics::{Labels, Metrics, MetricsError, Shape};
@@ -38,6 +40,7 @@ use crate::upstream::{AuthRefusal, DialReason, Probe, Upstream};
 
 use listener::{Listener, Settings, Shared};
 use prepare::Built;
+use workers::{Balance, Workers};
 
 pub use prepare::{Environment, load};
 
@@ -84,6 +87,8 @@ struct Serving {
     bound: Bound,
     drain: DrainTrigger,
     reloads: channel::Sender<u64>,
+    workers: Arc<Workers>,
+    balance: Balance,
     /// One probe an upstream; aborted when its upstream is replaced.
     probes: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -211,7 +216,7 @@ impl Bound {
         for index in 0..self.config.server.workers {
             workers.push(worker::Handle::start(index, watch.clone(), reloaded.clone())?);
         }
-        let workers = Arc::new(workers);
+        let workers = Arc::new(Workers::new(workers, packs(&self.config)));
         self.announce();
         let mut acceptors = tokio::task::JoinSet::new();
         for (socket, listener) in std::mem::take(&mut self.sockets).into_iter().zip(&self.listeners) {
@@ -230,10 +235,13 @@ impl Bound {
             pid = std::process::id()
         );
 
+        let busy = f64::from(self.config.server.worker_busy_percent) / 100.0;
         let mut serving = Serving {
             bound: self,
             drain,
             reloads,
+            balance: Balance::new(&workers, busy, Instant::now()),
+            workers: Arc::clone(&workers),
             probes: Vec::new(),
         };
         serving.start_probes();
@@ -244,13 +252,12 @@ impl Bound {
         for probe in serving.probes.drain(..) {
             probe.abort();
         }
+        serving.bound.shared.audit.flush();
+        drop(serving);
         // The acceptors are gone: this was the last reference, unless one of them has not been dropped yet.
         if let Ok(workers) = Arc::try_unwrap(workers) {
-            for worker in workers {
-                worker.join();
-            }
+            workers.join();
         }
-        serving.bound.shared.audit.flush();
         tracing::info!(event = "stopped");
         Ok(())
     }
@@ -278,6 +285,7 @@ impl Serving {
     async fn serve(&mut self, signals: &mut drain::Signals, stop: impl Future<Output = ()>) {
         let mut look = tokio::time::interval(self.bound.config.server.watch_interval);
         let mut second = tokio::time::interval(Duration::from_secs(1));
+        let mut balance = tokio::time::interval(packing::LOOK_INTERVAL);
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -290,8 +298,19 @@ impl Serving {
                     self.reload_files();
                 },
                 _ = second.tick() => self.tick(),
+                now = balance.tick(), if self.bound.config.server.workers > 1 => self.balance(now.into_std()),
             }
         }
+    }
+
+    /// Several times a second: who serves whom.
+    fn balance(&mut self, now: Instant) {
+        self.balance.look(&self.workers, packs(&self.bound.config), now);
+        self.bound
+            .shared
+            .metrics
+            .workers_active
+            .set(i64::try_from(self.workers.active()).unwrap_or(i64::MAX));
     }
 
     /// Once a second: what is folded, forgotten or shown late.
@@ -365,6 +384,11 @@ impl Serving {
             }));
         }
     }
+}
+
+/// Whether fewer workers make larger batches.
+fn packs(config: &Config) -> bool {
+    config.server.connections == Connections::Shared
 }
 
 /// Waits for the order to stop draining.

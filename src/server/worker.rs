@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,18 +15,46 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::drain::{DrainWatch, Level};
+use crate::metrics::{self, Tally};
 use crate::session::Stamp;
 use crate::upstream::Scratch;
 
-use super::connection::{self, Job};
+use super::connection::{self, Job, Moved};
 use super::lanes::{self, Lanes};
+use super::listener::Listener;
 
-/// The acceptors' end of a worker.
+/// The other threads' end of a worker.
 pub(super) struct Handle {
-    jobs: mpsc::UnboundedSender<Job>,
+    messages: mpsc::UnboundedSender<Message>,
     /// Sessions handed to it that have not ended.
     load: Arc<AtomicUsize>,
+    /// The thread's number, 0 as long as it is not known.
+    number: Arc<AtomicU32>,
     thread: Option<thread::JoinHandle<()>>,
+}
+
+/// What a worker is told. The queue needs no bound of its own: every job and every moved session holds a connection permit,
+/// and moves are ordered a few times a second at most.
+enum Message {
+    /// Serve this connection.
+    Serve(Box<Job>),
+    /// Go on with this session.
+    Continue(Box<Moved>),
+    /// Hand sessions at rest over, in place of every former order of this kind.
+    HandOver(Vec<HandOver>),
+}
+
+/// So many sessions are to go on with another worker.
+struct HandOver {
+    to: Colleague,
+    sessions: usize,
+}
+
+/// Another worker, as workers see each other: nobody is kept alive by it.
+#[derive(Clone)]
+pub(super) struct Colleague {
+    messages: mpsc::WeakUnboundedSender<Message>,
+    load: Arc<AtomicUsize>,
 }
 
 /// What the sessions of one worker share.
@@ -40,6 +68,12 @@ pub(super) struct Worker {
     controls: RefCell<HashMap<u64, Rc<Control>>>,
     next_id: Cell<u64>,
     pub(super) lanes: Lanes,
+    /// Sessions that should leave.
+    leaving: RefCell<Vec<HandOver>>,
+    /// What it has counted, by listener number.
+    tallies: RefCell<Vec<(usize, Rc<Tally>)>>,
+    /// Whether there are any, for a look that costs nothing.
+    wants_to_hand_over: Cell<bool>,
 }
 
 /// How the worker reaches one of its sessions.
@@ -65,19 +99,23 @@ impl Handle {
     /// # Errors
     /// The system has no thread or descriptor left.
     pub(super) fn start(index: usize, drain: DrainWatch, reloads: watch::Receiver<u64>) -> io::Result<Self> {
-        let (jobs, queue) = mpsc::unbounded_channel();
+        let (messages, queue) = mpsc::unbounded_channel();
+        let number = Arc::<AtomicU32>::default();
+        let told = Arc::clone(&number);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
+                told.store(metrics::thread_number().unwrap_or(0), Ordering::Relaxed);
                 let local = LocalSet::new();
                 local.block_on(&runtime, work(queue, drain, reloads));
             })?;
         Ok(Self {
-            jobs,
+            messages,
             load: Arc::default(),
+            number,
             thread: Some(thread),
         })
     }
@@ -87,16 +125,37 @@ impl Handle {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// Counts a session until dropped.
-    pub(super) fn count(&self) -> Load {
-        self.load.fetch_add(1, Ordering::Relaxed);
-        Load(Arc::clone(&self.load))
+    /// Processor time that it has used, in seconds; `None` where that cannot be found out.
+    pub(super) fn cpu_seconds(&self) -> Option<f64> {
+        match self.number.load(Ordering::Relaxed) {
+            0 => None,
+            number => metrics::thread_cpu_seconds(number),
+        }
     }
 
-    /// Hands a connection over. The queue needs no bound of its own: every job holds a connection permit.
+    /// Counts a session until dropped.
+    pub(super) fn count(&self) -> Load {
+        Load::of(&self.load)
+    }
+
+    /// Hands a connection over.
     pub(super) fn send(&self, job: Job) {
         // A worker that is gone drops the job, and with it the connection.
-        let _ = self.jobs.send(job);
+        let _ = self.messages.send(Message::Serve(Box::new(job)));
+    }
+
+    /// How the other workers reach it.
+    pub(super) fn colleague(&self) -> Colleague {
+        Colleague {
+            messages: self.messages.downgrade(),
+            load: Arc::clone(&self.load),
+        }
+    }
+
+    /// Orders sessions at rest to go on elsewhere; ends every former order of this kind.
+    pub(super) fn hand_over(&self, to: impl Iterator<Item = (Colleague, usize)>) {
+        let orders = to.map(|(to, sessions)| HandOver { to, sessions }).collect();
+        let _ = self.messages.send(Message::HandOver(orders));
     }
 
     /// Lets the worker finish and waits for its thread.
@@ -113,6 +172,23 @@ impl Handle {
 /// One session in a worker's load.
 pub(super) struct Load(Arc<AtomicUsize>);
 
+impl Load {
+    fn of(load: &Arc<AtomicUsize>) -> Self {
+        load.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(load))
+    }
+}
+
+impl Colleague {
+    /// Passes a session on. A worker that is gone drops it, and with it the connection: the process ends.
+    pub(super) fn take_over(&self, moved: impl FnOnce(Load) -> Moved) {
+        let load = Load::of(&self.load);
+        if let Some(messages) = self.messages.upgrade() {
+            let _ = messages.send(Message::Continue(Box::new(moved(load))));
+        }
+    }
+}
+
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -120,7 +196,7 @@ impl Drop for Load {
 }
 
 async fn work(
-    mut queue: mpsc::UnboundedReceiver<Job>,
+    mut queue: mpsc::UnboundedReceiver<Message>,
     mut drain: DrainWatch,
     mut reloads: watch::Receiver<u64>,
 ) {
@@ -131,15 +207,26 @@ async fn work(
         controls: RefCell::default(),
         next_id: Cell::new(0),
         lanes: Lanes::default(),
+        leaving: RefCell::default(),
+        tallies: RefCell::default(),
+        wants_to_hand_over: Cell::new(false),
     });
     let mut tidy = tokio::time::interval(lanes::TIDY_INTERVAL);
     let mut level = drain.level();
     loop {
         tokio::select! {
-            job = queue.recv() => match job {
-                Some(job) => {
+            message = queue.recv() => match message {
+                Some(Message::Serve(job)) => {
                     let registration = worker.register(level);
-                    tokio::task::spawn_local(connection::serve(Rc::clone(&worker), registration, job));
+                    tokio::task::spawn_local(connection::serve(Rc::clone(&worker), registration, *job));
+                }
+                Some(Message::Continue(moved)) => {
+                    let registration = worker.register(level);
+                    tokio::task::spawn_local(connection::resume(Rc::clone(&worker), registration, *moved));
+                }
+                Some(Message::HandOver(orders)) => {
+                    worker.wants_to_hand_over.set(!orders.is_empty());
+                    *worker.leaving.borrow_mut() = orders;
                 }
                 None => break,
             },
@@ -148,7 +235,7 @@ async fn work(
                 worker.tell(|control| control.rise(level));
             }
             now = tidy.tick() => worker.lanes.tidy(now.into_std()),
-            Ok(()) = reloads.changed() => worker.tell(|control| control.reload.set(true)),
+            Ok(()) = reloads.changed() => worker.tell(Control::reload_settings),
         }
     }
 }
@@ -181,6 +268,35 @@ impl Worker {
             order(control);
             control.wake();
         }
+    }
+
+    /// What this worker counts for this listener.
+    pub(super) fn tally(&self, listener: &Listener) -> Rc<Tally> {
+        let mut tallies = self.tallies.borrow_mut();
+        if let Some((_, tally)) = tallies.iter().find(|(index, _)| *index == listener.index) {
+            return Rc::clone(tally);
+        }
+        let tally = Rc::new(listener.metrics.tally());
+        tallies.push((listener.index, Rc::clone(&tally)));
+        tally
+    }
+
+    /// Whether a session at rest should ask [`Worker::colleague`] where to go on.
+    pub(super) fn wants_to_hand_over(&self) -> bool {
+        self.wants_to_hand_over.get()
+    }
+
+    /// Where one session should go on.
+    pub(super) fn colleague(&self) -> Option<Colleague> {
+        let mut leaving = self.leaving.borrow_mut();
+        let order = leaving.last_mut()?;
+        let to = order.to.clone();
+        order.sessions = order.sessions.saturating_sub(1);
+        if order.sessions == 0 {
+            leaving.pop();
+        }
+        self.wants_to_hand_over.set(!leaving.is_empty());
+        Some(to)
     }
 
     /// A moment for the session to hand back.
@@ -247,6 +363,11 @@ impl Control {
     /// Close now.
     pub(super) fn is_aborting(&self) -> bool {
         self.aborting.get()
+    }
+
+    /// Has the session look at its settings anew.
+    pub(super) fn reload_settings(&self) {
+        self.reload.set(true);
     }
 
     /// Whether settings have changed since the last time this was asked.

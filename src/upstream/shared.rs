@@ -79,9 +79,9 @@ pub trait Scratch {
 /// What a lane reports; see `metrics`.
 pub trait LaneReport {
     /// So many requests left in one write.
-    fn flushed(&self, requests: u64, bytes: u64);
+    fn flushed(&self, requests: u64, bytes: usize);
     /// So many bytes came, which completed so many replies.
-    fn received(&self, bytes: u64, replies: u64);
+    fn received(&self, bytes: usize, replies: u64);
     /// An error reply passed, with this code.
     fn error_reply(&self, code: &[u8]);
     /// The lane ended with what nobody can attribute.
@@ -478,12 +478,12 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             return Ok(());
         };
         let mut queue = self.lane.queue.borrow_mut();
-        let mut written = 0_u64;
+        let mut written = 0_usize;
         while !queue.out.is_empty() {
             match Pin::new(&mut dialed.stream).poll_write(cx, &queue.out) {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(End::Lost),
                 Poll::Ready(Ok(count)) => {
-                    written = written.saturating_add(count as u64);
+                    written = written.saturating_add(count);
                     self.unflushed = true;
                     if count == queue.out.len() {
                         queue.out.clear();
@@ -495,7 +495,7 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             }
         }
         if written > 0 {
-            self.sent = self.sent.saturating_add(written);
+            self.sent = self.sent.saturating_add(written as u64);
             self.busy = true;
             self.report.flushed(std::mem::take(&mut queue.batch), written);
             if queue.out.is_empty() && queue.out.capacity() > HIGH_WATER {
@@ -547,7 +547,7 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
                     }
                 })
             };
-            self.report.received(count as u64, self.completed);
+            self.report.received(count, self.completed);
             Poll::Ready(result)
         })
     }

@@ -12,6 +12,7 @@ use super::support::SAMPLE_VALUE;
 use super::support::Setup;
 use super::support::eventually;
 use super::support::keyward::resting_lanes;
+use super::support::keyward::sharing;
 use super::support::pipeline;
 use super::support::request;
 use super::support::words;
@@ -930,5 +931,59 @@ fn sessions_of_many_clients_do_not_mix() {
         .collect();
     for worker in workers {
         worker.join().unwrap();
+    }
+}
+
+/// Sessions that change threads under load: with this limit a worker is busy as soon as it does anything at all.
+#[test]
+fn sessions_move_between_workers_and_lose_nothing() {
+    let redis = Redis::start();
+    let keyward = Setup::new(&redis)
+        .server("workers = 3")
+        .server("worker_busy_percent = 1")
+        .start();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..24)
+        .map(|number| {
+            let mut client = if number % 2 == 0 {
+                keyward.app()
+            } else {
+                keyward.app3()
+            };
+            let stop = std::sync::Arc::clone(&stop);
+            thread::spawn(move || {
+                let mut count = 0_u64;
+                assert_eq!(client.call(&format!("CLIENT SETNAME name-{number}")), "+OK");
+                assert_eq!(client.call(&format!("SELECT {}", number % 3)), "+OK");
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    count += 1;
+                    client.send(&pipeline(&[
+                        &format!("INCR counter-{number}"),
+                        &format!("ECHO {number}-{count}"),
+                    ]));
+                    let expected = [format!(":{count}"), format!("${number}-{count}")];
+                    assert_eq!(client.replies(2), expected);
+                    if count.is_multiple_of(50) {
+                        client.send(&pipeline(&["MULTI", &format!("GET counter-{number}"), "EXEC"]));
+                        let expected = ["+OK".to_owned(), "+QUEUED".to_owned(), format!("*[${count}]")];
+                        assert_eq!(client.replies(3), expected);
+                    }
+                }
+                assert_eq!(client.call("CLIENT GETNAME"), format!("$name-{number}"));
+                count
+            })
+        })
+        .collect();
+    if sharing() {
+        eventually("sessions to have moved", || {
+            (keyward.metric("keyward_sessions_moved_total", &[]) >= 8.0).then_some(())
+        });
+        assert!(keyward.metric("keyward_workers_active", &[]) > 1.0);
+    } else {
+        keyward.wait_metric("keyward_workers_active", &[], 3.0);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for client in clients {
+        assert!(client.join().unwrap() > 0);
     }
 }

@@ -48,6 +48,7 @@ fn user(name: &str, max_connections: usize) -> UserEntry {
 fn config(max_connections: usize, max_unauthenticated: usize, listeners: Vec<Listener>) -> Config {
     Config {
         server: Server {
+            worker_busy_percent: 70,
             workers: 1,
             max_connections,
             max_unauthenticated,

@@ -12,7 +12,7 @@ use crate::auth::{AuthFailure, Users};
 use crate::config;
 use crate::limits::{ConnectionPermit, Reject, Throttle};
 use crate::metrics::{
-    CloseReason, ConnectionGuard, LaneKind, ListenerMetrics, Side, UpstreamClosed, UpstreamMetrics,
+    CloseReason, ConnectionGuard, LaneKind, ListenerMetrics, Side, Tally, UpstreamClosed, UpstreamMetrics,
 };
 use crate::net::Peer;
 use crate::resp::RequestLimits;
@@ -27,6 +27,7 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     pub(super) control: Rc<Control>,
     pub(super) permit: ConnectionPermit,
+    pub(super) tally: Rc<Tally>,
     listener: Arc<Listener>,
     settings: Arc<Settings>,
     peer: Peer,
@@ -34,18 +35,27 @@ pub(super) struct Client {
     evicted: Pin<Box<dyn Future<Output = ()>>>,
 }
 
+/// What of it belongs to the connection wherever it is served.
+pub(super) struct Belongings {
+    pub(super) permit: ConnectionPermit,
+    pub(super) listener: Arc<Listener>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) peer: Peer,
+    pub(super) open: ConnectionGuard,
+}
+
 impl Client {
-    pub(super) fn new(
-        worker: Rc<Worker>,
-        registration: &Registration,
-        listener: Arc<Listener>,
-        settings: Arc<Settings>,
-        permit: ConnectionPermit,
-        peer: Peer,
-        open: ConnectionGuard,
-    ) -> Self {
+    pub(super) fn new(worker: Rc<Worker>, registration: &Registration, belongings: Belongings) -> Self {
+        let Belongings {
+            permit,
+            listener,
+            settings,
+            peer,
+            open,
+        } = belongings;
         let evicted = eviction_of(&permit);
         Self {
+            tally: worker.tally(&listener),
             worker,
             control: Rc::clone(&registration.control),
             permit,
@@ -54,6 +64,18 @@ impl Client {
             peer,
             open,
             evicted,
+        }
+    }
+
+    /// Leaves this worker.
+    pub(super) fn pack(self) -> Belongings {
+        self.listener.shared.metrics.sessions_moved.inc();
+        Belongings {
+            permit: self.permit,
+            listener: self.listener,
+            settings: self.settings,
+            peer: self.peer,
+            open: self.open,
         }
     }
 

@@ -20,8 +20,10 @@ use crate::tls;
 use super::listener::{Courtesy, Listener, Settings};
 use super::worker::{Load, Registration, Worker};
 
-use client::Client;
-use relay::Relay;
+use client::{Belongings, Client};
+use relay::{End, Relay};
+
+pub(super) use relay::AtRest;
 
 /// An accepted connection on its way to a worker.
 pub(super) struct Job {
@@ -31,6 +33,14 @@ pub(super) struct Job {
     pub(super) accepted_at: Instant,
     pub(super) load: Load,
     pub(super) guard: SessionGuard,
+}
+
+/// A session on its way from one worker to another.
+pub(super) struct Moved {
+    belongings: Belongings,
+    session: AtRest,
+    load: Load,
+    guard: SessionGuard,
 }
 
 /// Whether the connection got a slot.
@@ -77,16 +87,17 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
             match Box::pin(opening.stream(socket, deadline)).await {
                 Ok(stream) => {
                     let Opening { permit, peer, .. } = opening;
-                    let client = Client::new(
-                        worker,
-                        &registration,
-                        Arc::clone(&listener),
-                        settings,
+                    let belongings = Belongings {
                         permit,
+                        listener,
+                        settings,
                         peer,
                         open,
-                    );
-                    Relay::new(client, stream, deadline).run().await;
+                    };
+                    let client = Client::new(worker, &registration, belongings);
+                    let end = Relay::new(client, stream, deadline).run().await;
+                    hand_over(end, load, guard);
+                    return;
                 }
                 Err(reason) => open.close(reason),
             }
@@ -94,6 +105,40 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
     }
     // Named so that they live as long as the connection.
     drop((load, guard, registration));
+}
+
+/// Goes on with a session that another worker has served.
+pub(super) async fn resume(worker: Rc<Worker>, registration: Registration, moved: Moved) {
+    let Moved {
+        belongings,
+        session,
+        load,
+        guard,
+    } = moved;
+    // A reload may have passed by on the way.
+    registration.control.reload_settings();
+    let client = Client::new(worker, &registration, belongings);
+    if let Some(relay) = Relay::resume(client, session) {
+        let end = relay.run().await;
+        hand_over(end, load, guard);
+    }
+}
+
+/// Passes a session on that has left its worker; everything else ends here.
+fn hand_over(end: End, load: Load, guard: SessionGuard) {
+    match end {
+        End::Closed => {}
+        End::Leaving(to, leaving) => {
+            let (client, session) = *leaving;
+            to.take_over(|load| Moved {
+                belongings: client.pack(),
+                session,
+                load,
+                guard,
+            });
+        }
+    }
+    drop(load);
 }
 
 /// A connection that does not speak RESP yet.

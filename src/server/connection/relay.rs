@@ -20,12 +20,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::acl::DenyReason;
 use crate::auth::AuthFailure;
-use crate::metrics::{CloseReason, GaugeGuard, UpstreamClosed};
+use crate::metrics::{CloseReason, GaugeGuard, Side, UpstreamClosed};
 use crate::net::Stream;
 use crate::resp::{Args, ProtocolError, ReplyScan, ReplyScanner, RequestScanner, Scan, encode};
 use crate::session::{Action, Closing, Fate, Note, PinReason, Request, Route, Session, Stamp, Surprise};
 use crate::upstream::{Lane, LaneEnd, LaneState, Replies, Scratch, Seat, SeatEnd};
 
+use super::super::worker::Colleague;
 use super::alarm::Alarm;
 use super::client::Client;
 use super::login::{self, Verdict};
@@ -110,19 +111,60 @@ enum Handled {
     Wait,
 }
 
+/// What is left of a relay when nothing is under way: enough to go on on another thread.
+pub(in crate::server) struct AtRest {
+    stream: Stream,
+    session: Session,
+    last_heard: Instant,
+}
+
+/// How a relay ended.
+pub(super) enum End {
+    /// The connection is closed.
+    Closed,
+    /// The session goes on with another worker.
+    Leaving(Colleague, Box<(Client, AtRest)>),
+}
+
+/// Why the relay's future is ready.
+enum Outcome {
+    Ended(CloseReason),
+    Leaving(Colleague),
+}
+
 impl Relay {
     /// A connection that is ready to speak RESP; `deadline` is the end of its time to log in.
     pub(super) fn new(mut client: Client, stream: Stream, deadline: Instant) -> Self {
         let session = client.session();
-        let requests = RequestScanner::new(client.request_limits(session.identity().is_some()));
-        let mut login_deadline = Alarm::default();
-        if session.identity().is_none() {
-            login_deadline.set(deadline);
+        let mut relay = Self::with(client, stream, session, Instant::now());
+        if relay.session.identity().is_none() {
+            relay.login_deadline.set(deadline);
         }
-        let now = Instant::now();
+        relay
+    }
+
+    /// A connection that another worker has served; `None`: the system would not move it, and it is closed.
+    pub(super) fn resume(mut client: Client, at_rest: AtRest) -> Option<Self> {
+        let AtRest {
+            stream,
+            session,
+            last_heard,
+        } = at_rest;
+        match stream.unpark() {
+            Ok(stream) => Some(Self::with(client, stream, session, last_heard)),
+            Err(error) => {
+                tracing::error!(event = "session_lost", error = %error, "a connection could not change threads");
+                client.close(CloseReason::ClientReset);
+                None
+            }
+        }
+    }
+
+    fn with(client: Client, stream: Stream, session: Session, last_heard: Instant) -> Self {
+        let requests = RequestScanner::new(client.request_limits(session.identity().is_some()));
         let mut idle = Alarm::default();
         if let Some(timeout) = client.listener_config().idle_timeout {
-            idle.set(now + timeout);
+            idle.set(last_heard + timeout);
         }
         Self {
             client,
@@ -143,20 +185,24 @@ impl Relay {
             fate: Fate::Deliver,
             penalty: None,
             penalty_over: Alarm::default(),
-            login_deadline,
+            login_deadline: Alarm::default(),
             write_stall: Alarm::default(),
             idle,
             grace: Alarm::default(),
             absence: Alarm::default(),
-            last_heard: now,
-            last_moved: now,
+            last_heard,
+            last_moved: last_heard,
             ending: None,
         }
     }
 
-    /// Runs the connection to its end, then closes it so that the client reads what was written last.
-    pub(super) async fn run(&mut self) {
-        let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
+    /// Runs the connection to its end, then closes it so that the client reads what was written last; or until the session
+    /// is at rest and should go on with another worker.
+    pub(super) async fn run(mut self) -> End {
+        let reason = match std::future::poll_fn(|cx| self.poll(cx)).await {
+            Outcome::Ended(reason) => reason,
+            Outcome::Leaving(to) => return self.leave(to),
+        };
         self.client.close(reason);
         drop(self.lane.take());
         drop(self.seat.take());
@@ -167,9 +213,45 @@ impl Relay {
         ) {
             Box::pin(self.stream.close_gently(CLOSE_PATIENCE)).await;
         }
+        End::Closed
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+    fn leave(mut self, to: Colleague) -> End {
+        let stream = match self.stream.park() {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::error!(event = "session_lost", error = %error, "a connection could not change threads");
+                self.client.close(CloseReason::ClientReset);
+                return End::Closed;
+            }
+        };
+        let at_rest = AtRest {
+            stream,
+            session: self.session,
+            last_heard: self.last_heard,
+        };
+        End::Leaving(to, Box::new((self.client, at_rest)))
+    }
+
+    /// Whether everything that the session is lies in what [`AtRest`] takes along.
+    fn is_at_rest(&self) -> bool {
+        self.session.identity().is_some()
+            && self.session.closing().is_none()
+            && self.session.may_release_lane()
+            && self.lane.is_none()
+            && self.seat.as_ref().is_none_or(|seat| seat.outstanding() == 0)
+            && self.requests.is_idle()
+            && self.carry.is_empty()
+            && self.out.is_empty()
+            && !self.unflushed
+            && !self.stalled
+            && self.body.is_none()
+            && self.penalty.is_none()
+            && !self.half_closed
+            && !self.client.control.is_draining()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let now = Instant::now();
         if self.ending.is_none()
             && let Err(stop) = self.poll_alarms(cx, now)
@@ -185,9 +267,15 @@ impl Relay {
             }
         });
         if let Some(reason) = self.ending {
-            return self.poll_ending(cx, reason);
+            return self.poll_ending(cx, reason).map(Outcome::Ended);
         }
         self.release_lane();
+        if self.client.worker.wants_to_hand_over()
+            && self.is_at_rest()
+            && let Some(to) = self.client.worker.colleague()
+        {
+            return Poll::Ready(Outcome::Leaving(to));
+        }
         self.give_buffers_back();
         if let Some(seat) = &self.seat {
             seat.register(cx);
@@ -280,7 +368,7 @@ impl Relay {
             Poll::Ready(Ok(count)) => count,
             Poll::Ready(Err(end)) => return self.lane_ended(end).map(|()| true),
         };
-        self.client.metrics().upstream_received.inc_by(count as u64);
+        self.client.tally.received(Side::Upstream, count);
         self.want_out();
         if self.reply_carry.is_empty() {
             let read = window.get(..count).unwrap_or_default();
@@ -506,7 +594,7 @@ impl Relay {
             }
         }
         if written > 0 {
-            self.client.metrics().client_sent.inc_by(written as u64);
+            self.client.tally.sent(Side::Client, written);
             self.write_stall.clear();
         }
         if blocked {
@@ -564,7 +652,7 @@ impl Relay {
             self.half_closed = true;
             return Ok(true);
         }
-        self.client.metrics().client_received.inc_by(count as u64);
+        self.client.tally.received(Side::Client, count);
         self.last_heard = now;
         self.want_out();
         if self.carry.is_empty() {
@@ -672,7 +760,7 @@ impl Relay {
                     Route::Own => self.open_lane().extend_from_slice(bytes),
                 }
                 self.session.forwarded(expect, self.client.worker.stamp(now));
-                self.client.metrics().command(command.id.index());
+                self.client.tally.command(command.id.index());
                 return Ok(Handled::Consumed(Fate::Deliver));
             }
             Action::Substitute { request, expect } => {
@@ -719,7 +807,7 @@ impl Relay {
         match lane.poll_write(cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(count)) => {
-                self.client.metrics().upstream_sent.inc_by(count as u64);
+                self.client.tally.sent(Side::Upstream, count);
                 Ok(count > 0)
             }
             Poll::Ready(Err(end)) => self.lane_ended(end).map(|()| true),
@@ -941,7 +1029,7 @@ impl Settled {
         if let Some((stamp, count)) = self.last.take() {
             let now = *self.now.get_or_insert_with(Instant::now);
             let taken = client.worker.since(stamp, now);
-            client.metrics().observe_commands(taken, count);
+            client.tally.observe(taken, count);
         }
     }
 }
