@@ -6,8 +6,9 @@ import ssl
 import subprocess
 import time
 
-# What every client has sent when it is past its handshake and some requests, in bytes: a handshake is less than 800.
-WARM_BYTES = 1500
+# What every client has sent when it is past its handshake and some requests, in TCP segments with data: two are of the handshake, one
+# is AUTH, and each request or pipeline of requests is one more.
+WARM_SEGMENTS = 6
 WARM_SECONDS = 60
 CHUNK = 1 << 20
 
@@ -115,7 +116,7 @@ class Load:
             time.sleep(0.1)
             self.check()
             self.subject.check()
-            warm = sum(1 for sent in sent_bytes(self.subject.port) if sent >= WARM_BYTES)
+            warm = sum(1 for sent in sent_segments(self.subject.port) if sent >= WARM_SEGMENTS)
             if warm >= self.count:
                 break
             if time.monotonic() > end:
@@ -128,13 +129,24 @@ class Load:
         self.process.wait()
         # The connections to a proxy have no other owner than the load; Redis's plaintext port also has the proxies.
         end = time.monotonic() + 10
-        while self.subject.encrypted and time.monotonic() < end and sent_bytes(self.subject.port):
+        while self.subject.encrypted and time.monotonic() < end and sent_segments(self.subject.port):
             time.sleep(0.05)
 
 
-def sent_bytes(port):
-    """What each connected client of a port has sent so far, in bytes that were acknowledged."""
-    text = subprocess.run(
-        ["ss", "-tinH", "state", "established", "dport", "=", f":{port}"], capture_output=True, text=True, timeout=30, check=True
-    ).stdout
-    return [int(sent) for sent in re.findall(r"bytes_acked:(\d+)", text)]
+def sent_segments(port):
+    """How many segments with data each connected client of a port has sent so far."""
+    command = ["ss", "-tinH", "state", "established", "dport", "=", f":{port}"]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    # A connection that has sent nothing has no such word: the address line is what says that it is there.
+    return [int(found.group(1)) if (found := re.search(r"data_segs_out:(\d+)", entry)) else 0 for entry in _entries(text)]
+
+
+def _entries(text):
+    """ss's answer, one entry a connection: an indented line continues the one before."""
+    entries = []
+    for line in text.splitlines():
+        if line[:1].isspace() and entries:
+            entries[-1] += line
+        else:
+            entries.append(line)
+    return entries
