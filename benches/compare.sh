@@ -2,9 +2,9 @@
 # Keyward, HAProxy, nginx, stunnel, hitch and Redis's own TLS side by side in one run, on a bare Debian or Ubuntu with a Rust toolchain:
 # installs what is missing, builds Keyward, measures, prints tables, and leaves nothing running. Everything stays on 127.0.0.1.
 #
-#   benches/compare.sh                  a look at everything, one short round of each (about ten minutes)
-#   benches/compare.sh quick            does it all work: fewer clients, three subjects less (about three minutes)
-#   benches/compare.sh full             the tables to quote: 5 rounds, longer windows (well over an hour, on a quiet machine)
+#   benches/compare.sh                  a look at everything, one short round of each (about a quarter of an hour)
+#   benches/compare.sh quick            does it all work: fewer clients, two subjects less (three minutes, five on a busy machine)
+#   benches/compare.sh full             the tables to quote: 5 rounds, longer windows (an hour to an hour and a half; let the machine do nothing else)
 #   benches/compare.sh full load        one part of it; the parts are:
 #     load        CPU per request and throughput under redis-benchmark: 50, 500 and 2,000 clients, pipelines of 1 and 16
 #     sizes       the same with values of 64 KiB and 1 MiB
@@ -53,10 +53,11 @@ need strace strace
 need python3 python3
 [ -n "${KEYWARD_BENCH_BINARY:-}" ] || need cc gcc
 { PATH=$PATH:/usr/sbin command -v nginx >/dev/null 2>&1 && [ -e /usr/lib/nginx/modules/ngx_stream_module.so ]; } || missing+=(nginx-light libnginx-mod-stream)
-optional=()
-perf --version >/dev/null 2>&1 || optional=(linux-perf)
-if [ ${#missing[@]} -gt 0 ] || [ ${#optional[@]} -gt 0 ]; then
-  echo "installing ${missing[*]} ${optional[*]}" >&2
+install() {
+  as_root apt-get update -q >/dev/null && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >/dev/null
+}
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "installing ${missing[*]}" >&2
   # The packages' own services are not wanted: a policy file keeps them from starting.
   policy=/usr/sbin/policy-rc.d
   made_policy=
@@ -65,17 +66,11 @@ if [ ${#missing[@]} -gt 0 ] || [ ${#optional[@]} -gt 0 ]; then
     as_root chmod 755 "$policy"
     made_policy=1
   fi
-  as_root apt-get update -q >/dev/null
-  if [ ${#missing[@]} -gt 0 ]; then
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null
-  fi
-  # Not every kernel has a perf that fits; strace counts system calls too, if less faithfully.
-  if [ ${#optional[@]} -gt 0 ]; then
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${optional[@]}" >/dev/null 2>&1 ||
-      echo "no ${optional[*]} here: strace will count system calls" >&2
-  fi
+  install "${missing[@]}"
   [ -z "$made_policy" ] || as_root rm -f "$policy"
 fi
+# Not every distribution and kernel has a perf that fits; strace counts system calls too, if less faithfully.
+perf --version >/dev/null 2>&1 || install linux-perf 2>/dev/null || echo "no linux-perf here: strace will count system calls" >&2
 if [ -z "${KEYWARD_BENCH_BINARY:-}" ]; then
   echo "building keyward (the first time takes a few minutes)" >&2
   cargo build --release --quiet

@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -53,7 +56,8 @@ class Setup:
         most = max([*self.connections, *(shape[0] for shape in self.shapes)])
         if most + 100 > CONNECTIONS:
             sys.exit(f"{most} clients need {2 * most + 1200} open files, two each in a proxy: raise the hard limit (ulimit -Hn)")
-        self.become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        # Only perf and strace, which look into other processes, may need it.
+        self.become_root = ["sudo", "-n"] if os.geteuid() != 0 and shutil.which("sudo") else []
         self.json = os.environ.get("KEYWARD_BENCH_JSON")
         self.records = []
         self.started = time.monotonic()
@@ -77,6 +81,16 @@ def stop_here(number, _frame):
     raise TimeUp("the time limit (KEYWARD_BENCH_LIMIT)" if number == signal.SIGALRM else signal.Signals(number).name)
 
 
+def versions(keyward):
+    """What is compared, in one line: figures mean little without it."""
+    found = []
+    for command in ([keyward, "--version"], ["redis-server", "--version"], ["haproxy", "-v"], ["nginx", "-v"], ["stunnel", "-version"], ["hitch", "--version"]):
+        text = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        number = re.search(r"\d+\.\d+(\.\d+)?", text.stdout + text.stderr)
+        found.append(f"{os.path.basename(command[0]).split('-')[0]} {number.group(0) if number else '?'}")
+    return ", ".join(found)
+
+
 def main(arguments):
     defaults = USUAL
     if arguments and arguments[0] in ("quick", "full"):
@@ -94,7 +108,8 @@ def main(arguments):
     lab = None
     try:
         lab = Lab(os.path.abspath(keyward))
-        print(f"{os.cpu_count()} CPUs; {setup.rounds} interleaved rounds, windows of {setup.seconds:g} s; everything on this one machine")
+        print(versions(keyward))
+        print(f"{os.cpu_count()} CPUs, Linux {os.uname().release}; {setup.rounds} interleaved rounds, windows of {setup.seconds:g} s; everything on this one machine", flush=True)
         for part in arguments or PARTS:
             PARTS[part](setup, lab)
     except (TimeUp, Failed) as reason:
