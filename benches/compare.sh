@@ -1,159 +1,81 @@
 #!/usr/bin/env bash
-# Keyward (with shared and with dedicated connections to Redis), HAProxy, nginx, stunnel and Redis's own TLS side by side under
-# redis-benchmark, with plaintext Redis for reference.
-# Interleaved rounds; medians of throughput and of CPU seconds per million requests (from /proc) of the proxy, of Redis, and together.
-#   KEYWARD_BENCH_ROUNDS=5 KEYWARD_BENCH_REQUESTS=200000 KEYWARD_BENCH_CLIENTS="50 500" KEYWARD_BENCH_PIPELINES="1 16"
-#   KEYWARD_BENCH_WORKERS="2 1"   worker threads; one Keyward of each kind for each number
-#   KEYWARD_BENCH_PEERS="haproxy nginx stunnel"
+# Keyward, HAProxy, nginx, stunnel, hitch and Redis's own TLS side by side in one run, on a bare Debian or Ubuntu with a Rust toolchain:
+# installs what is missing, builds Keyward, measures, prints tables, and leaves nothing running. Everything stays on 127.0.0.1.
+#
+#   benches/compare.sh                  a look at everything, one short round of each (about a quarter of an hour)
+#   benches/compare.sh quick            does it all work: fewer clients, two subjects less (three minutes, five on a busy machine)
+#   benches/compare.sh full             the tables to quote: 5 rounds, longer windows (an hour to an hour and a half; let the machine do nothing else)
+#   benches/compare.sh full load        one part of it; the parts are:
+#     load        CPU per request and throughput under redis-benchmark: 50, 500 and 2,000 clients, pipelines of 1 and 16
+#     sizes       the same with values of 64 KiB and 1 MiB
+#     syscalls    system calls per request, 50 clients
+#     memory      memory of an idle TLS connection and the connections to Redis, with 1,000 and 5,000 clients
+#     handshake   CPU of a TLS handshake (P-256, TLS 1.3, no resumption), AUTH, PING and close
+#     stream      growth of memory while a value of 512 MiB passes, SET and GET
+#
+# What each number of "load", "sizes" and "syscalls" is: redis-benchmark is started, and when every client is past its handshake and
+# some requests, a window of time is opened. In it, requests are those that Redis counted as executed (INFO commandstats), CPU is the
+# processes' own CPU clocks (nanoseconds, user and system, threads that ended and child processes included). So neither handshakes nor
+# the start nor the end are in the numbers. One window of SET and one of GET make one round. The rounds are interleaved: all subjects take
+# their turn in each round, in an order that turns. A ratio ("x Redis TLS") is to Redis's own TLS in the same round; the table has the
+# median of the rounds' ratios and, in brackets, the smallest and the largest: where those lie apart, do not believe the median.
+# "others" under a table is the share of the machine that processes which are none of ours took meanwhile: it should be near 0.
+#
+#   columns   proxy, Redis, together   CPU in microseconds per request (which is seconds per million requests)
+#             x Redis TLS              together, as a multiple of Redis's own TLS; the next one is that of the throughput
+#
+# Environment (defaults of quick / none / full in parentheses):
+#   KEYWARD_BENCH_ROUNDS=5             rounds (1 / 1 / 5)
+#   KEYWARD_BENCH_SECONDS=2            length of one window (0.5 / 1 / 2)
+#   KEYWARD_BENCH_SHAPES="50x1 500x1"  clients x pipeline
+#   KEYWARD_BENCH_SUBJECTS="keyward-shared-2 haproxy redis-tls"   keyward-{shared,dedicated}-WORKERS, {haproxy,nginx,hitch}[-WORKERS]
+#                                      (2 workers if not said), stunnel, redis-tls, redis-plain
+#   KEYWARD_BENCH_SIZES="65536 1048576"          bytes of the values of "sizes"
+#   KEYWARD_BENCH_CONNECTIONS="1000 5000"        idle connections of "memory"
+#   KEYWARD_BENCH_HANDSHAKES=500       handshakes of one round
+#   KEYWARD_BENCH_STREAM_MB=512        size of the value of "stream"; Redis needs about three times as much memory
+#   KEYWARD_BENCH_LIMIT=14400          seconds after which the run stops and prints what it has
+#   KEYWARD_BENCH_JSON=FILE            every single measurement, for tables of your own
+#   KEYWARD_BENCH_BINARY=FILE          a keyward that is built already
 set -euo pipefail
 cd "$(dirname "$0")/.."
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
 missing=()
-for pair in redis-server:redis-server redis-benchmark:redis-tools haproxy:haproxy stunnel:stunnel4; do
-  command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
-done
-[ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing+=(libnginx-mod-stream nginx-light)
-if [ ${#missing[@]} -gt 0 ]; then
-  as_root apt-get update -q >/dev/null
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null
-fi
-cargo build --release --quiet
-keyward=$PWD/target/release/keyward
-ulimit -n "$(ulimit -Hn)"
-dir=$(mktemp -d)
-pids=()
-cleanup() { for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done; wait 2>/dev/null || true; rm -rf "$dir"; }
-trap cleanup EXIT
-port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-
-"$keyward" gen-password --write "$dir/password" 2>/dev/null
-password=$(cat "$dir/password")
-"$keyward" dev-certs --out "$dir" 2>/dev/null
-cat "$dir/server.pem" "$dir/server.key" >"$dir/both.pem"
-chmod 600 "$dir/both.pem"
-plain=$(port) tls=$(port) ha=$(port) ng=$(port) stun=$(port)
-common="save \"\"\ndir $dir\nrequirepass $password\nmaxclients 20000\n"
-printf "port $plain\nbind 127.0.0.1\ntls-port $tls\ntls-cert-file $dir/server.pem\ntls-key-file $dir/server.key\ntls-ca-cert-file $dir/ca.pem\ntls-auth-clients no\ntls-protocols TLSv1.3\n$common" |
-  redis-server - >"$dir/redis.log" & redis=$!; pids+=("$redis")
-cat >"$dir/haproxy.cfg" <<CFG
-global
-  nbthread 2
-  maxconn 5000
-  ssl-default-bind-options ssl-min-ver TLSv1.3
-defaults
-  mode tcp
-  timeout connect 5s
-  timeout client 1h
-  timeout server 1h
-listen redis
-  bind 127.0.0.1:$ha ssl crt $dir/both.pem
-  server redis 127.0.0.1:$plain
-CFG
-haproxy -f "$dir/haproxy.cfg" -db >"$dir/haproxy.log" 2>&1 & haproxy=$!; pids+=("$haproxy")
-printf "foreground = yes\npid =\nsyslog = no\n[redis]\naccept = 127.0.0.1:$stun\nconnect = 127.0.0.1:$plain\ncert = $dir/both.pem\nsslVersionMin = TLSv1.3\n" >"$dir/stunnel.conf"
-stunnel "$dir/stunnel.conf" >"$dir/stunnel.log" 2>&1 & stunnel=$!; pids+=("$stunnel")
-cat >"$dir/nginx.conf" <<CFG
-load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-worker_processes 2;
-daemon off;
-master_process on;
-pid $dir/nginx.pid;
-error_log $dir/nginx.log;
-events { worker_connections 10000; }
-stream {
-  server {
-    listen 127.0.0.1:$ng ssl;
-    ssl_certificate $dir/server.pem;
-    ssl_certificate_key $dir/server.key;
-    ssl_protocols TLSv1.3;
-    proxy_pass 127.0.0.1:$plain;
-  }
+need() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+need redis-server redis-server
+need redis-benchmark redis-tools
+need haproxy haproxy
+need stunnel stunnel4
+need hitch hitch
+need ss iproute2
+need strace strace
+need python3 python3
+[ -n "${KEYWARD_BENCH_BINARY:-}" ] || need cc gcc
+{ PATH=$PATH:/usr/sbin command -v nginx >/dev/null 2>&1 && [ -e /usr/lib/nginx/modules/ngx_stream_module.so ]; } || missing+=(nginx-light libnginx-mod-stream)
+install() {
+  as_root apt-get update -q >/dev/null && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >/dev/null
 }
-CFG
-nginx -c "$dir/nginx.conf" 2>"$dir/nginx.err" & nginx=$!; pids+=("$nginx")
-subjects=()
-for workers in ${KEYWARD_BENCH_WORKERS:-2}; do
-  for mode in shared dedicated; do
-    front=$(port)
-    REDIS_URL=redis://127.0.0.1:$plain/0 REDIS_PASSWORD_FILE=$dir/password KEYWARD_LISTEN=127.0.0.1:$front KEYWARD_ADMIN=127.0.0.1:0 \
-      KEYWARD_TLS_CERT=$dir/server.pem KEYWARD_TLS_KEY=$dir/server.key KEYWARD_PASSWORD_FILE=$dir/password KEYWARD_ACL=safe \
-      KEYWARD_WORKERS=$workers KEYWARD_CONNECTIONS=$mode KEYWARD_LOG=error "$keyward" run 2>>"$dir/keyward.log" &
-    pids+=("$!")
-    subjects+=("keyward-$mode-$workers:$front:$!")
-  done
-done
-for peer in ${KEYWARD_BENCH_PEERS:-haproxy nginx stunnel}; do
-  case $peer in
-    haproxy) subjects+=("haproxy:$ha:$haproxy") ;;
-    nginx) subjects+=("nginx:$ng:$nginx") ;;
-    stunnel) subjects+=("stunnel:$stun:$stunnel") ;;
-  esac
-done
-export REDISCLI_AUTH=$password
-for p in $tls $(printf '%s\n' "${subjects[@]}" | cut -d: -f2); do
-  for _ in $(seq 200); do
-    [ "$(redis-cli -h 127.0.0.1 -p "$p" --tls --cacert "$dir/ca.pem" PING 2>/dev/null)" = PONG ] && break
-    sleep 0.05
-  done
-done
-
-REDIS_PID=$redis DIR=$dir CA=$dir/ca.pem python3 - "${subjects[@]}" "redis-tls:$tls:0" "redis-plain:$plain:0" <<'PY'
-import os, re, statistics, subprocess, sys
-
-rounds = int(os.environ.get("KEYWARD_BENCH_ROUNDS", "3"))
-requests = int(os.environ.get("KEYWARD_BENCH_REQUESTS", "200000"))
-clients = os.environ.get("KEYWARD_BENCH_CLIENTS", "50 500").split()
-pipelines = os.environ.get("KEYWARD_BENCH_PIPELINES", "1 16").split()
-tick = os.sysconf("SC_CLK_TCK")
-redis = int(os.environ["REDIS_PID"])
-subjects = [(n, p, int(pid)) for n, p, pid in (a.split(":") for a in sys.argv[1:])]
-
-def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
-
-def cpu(pid):
-    if not pid:
-        return 0.0
-    if not os.path.exists(f"/proc/{pid}"):
-        raise SystemExit(f"process {pid} has ended: " + open(os.environ["DIR"] + "/haproxy.log").read())
-    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-    # Workers that are processes of their own (nginx) count too.
-    return (int(fields[11]) + int(fields[12])) / tick + sum(cpu(child) for child in children(pid))
-
-def run(name, port, pid, c, p):
-    n = requests * (4 if p != "1" else 1)
-    command = ["redis-benchmark", "-h", "127.0.0.1", "-p", port, "-a", os.environ["REDISCLI_AUTH"], "-q", "-d", "64", "-r", "10000",
-               "-n", str(n), "-c", c, "-P", p, "-t", "set,get"]
-    if name != "redis-plain":
-        command += ["--tls", "--cacert", os.environ["CA"]]
-    before = cpu(pid), cpu(redis)
-    out = subprocess.run(command, capture_output=True, text=True, timeout=600).stdout.replace("\r", "\n")
-    after = cpu(pid), cpu(redis)
-    rates = [float(x) for x in re.findall(r"(?:SET|GET): ([0-9.]+) requests per second", out)]
-    if len(rates) != 2:
-        raise SystemExit(f"{name}: redis-benchmark failed:\n{out}")
-    million = 2 * n / 1e6
-    return sum(rates) / 2, (after[0] - before[0]) / million, (after[1] - before[1]) / million
-
-results = {}
-for _ in range(rounds):
-    for c in clients:
-        for p in pipelines:
-            for name, port, pid in subjects:
-                results.setdefault((c, p, name), []).append(run(name, port, pid, c, p))
-
-print(f"64-byte values, GET and SET, medians of {rounds} interleaved rounds; CPU in seconds per million requests")
-print(f"{'clients':>7} {'pipe':>4} {'':20} {'requests/s':>11} {'CPU proxy':>10} {'CPU Redis':>10} {'together':>9} {'x Redis TLS':>12}")
-for c in clients:
-    for p in pipelines:
-        med = {n: [statistics.median(x) for x in zip(*results[c, p, n])] for n, _, _ in subjects}
-        base = sum(med["redis-tls"][1:])
-        for name, _, _ in subjects:
-            rate, proxy, server = med[name]
-            print(f"{c:>7} {p:>4} {name:20} {rate:11.0f} {proxy:10.2f} {server:10.2f} {proxy + server:9.2f} {(proxy + server) / base:12.2f}")
-        if (c, p, "haproxy") in results:
-            for name, _, _ in subjects:
-                if name.startswith("keyward"):
-                    print(f"{'':13}{name} : haproxy    CPU of the proxy {med[name][1] / med['haproxy'][1]:.2f}, throughput {med[name][0] / med['haproxy'][0]:.2f}")
-PY
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "installing ${missing[*]}" >&2
+  # The packages' own services are not wanted: a policy file keeps them from starting.
+  policy=/usr/sbin/policy-rc.d
+  made_policy=
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    made_policy=1
+  fi
+  install "${missing[@]}"
+  [ -z "$made_policy" ] || as_root rm -f "$policy"
+fi
+# Not every distribution and kernel has a perf that fits; strace counts system calls too, if less faithfully.
+perf --version >/dev/null 2>&1 || install linux-perf 2>/dev/null || echo "no linux-perf here: strace will count system calls" >&2
+if [ -z "${KEYWARD_BENCH_BINARY:-}" ]; then
+  echo "building keyward (the first time takes a few minutes)" >&2
+  cargo build --release --quiet
+  export KEYWARD_BENCH_BINARY=$PWD/target/release/keyward
+fi
+# Two descriptors a client in a proxy: thousands of clients need room.
+ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+PATH=$PATH:/usr/sbin:/sbin PYTHONDONTWRITEBYTECODE=1 exec python3 benches/compare "$@"
