@@ -19,6 +19,7 @@ use crate::session::Stamp;
 use crate::upstream::Scratch;
 
 use super::connection::{self, Job};
+use super::handshakes::Gate;
 use super::lanes::{self, Lanes};
 
 /// The acceptors' end of a worker.
@@ -40,6 +41,8 @@ pub(super) struct Worker {
     controls: RefCell<HashMap<u64, Rc<Control>>>,
     next_id: Cell<u64>,
     pub(super) lanes: Lanes,
+    /// Who may be in a TLS handshake.
+    pub(super) handshakes: Rc<Gate>,
 }
 
 /// How the worker reaches one of its sessions.
@@ -131,7 +134,9 @@ async fn work(
         controls: RefCell::default(),
         next_id: Cell::new(0),
         lanes: Lanes::default(),
+        handshakes: Gate::new(),
     });
+    tokio::task::spawn_local(Rc::clone(&worker.handshakes).tend());
     let mut tidy = tokio::time::interval(lanes::TIDY_INTERVAL);
     let mut level = drain.level();
     loop {

@@ -7,8 +7,10 @@ mod client;
 mod login;
 mod relay;
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::drain::SessionGuard;
@@ -17,8 +19,9 @@ use crate::metrics::{CloseReason, TlsVersion};
 use crate::net::{self, Accepted, Peer, ProxyInfo, Socket, Stream};
 use crate::tls;
 
+use super::handshakes::Gate;
 use super::listener::{Courtesy, Listener, Settings};
-use super::worker::{Load, Registration, Worker};
+use super::worker::{Control, Load, Registration, Worker};
 
 use client::Client;
 use relay::Relay;
@@ -58,7 +61,7 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
     match admission {
         Admission::Refused(reject, courtesy) => {
             listener.rejected(reject, &peer);
-            Box::pin(refuse(socket, &settings, reject)).await;
+            Box::pin(refuse(socket, &listener, &settings, &worker.handshakes, reject)).await;
             drop(courtesy);
         }
         Admission::Admitted(mut permit) => {
@@ -70,13 +73,16 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
             let mut opening = Opening {
                 listener: &listener,
                 settings: &settings,
+                gate: &worker.handshakes,
+                control: &registration.control,
                 permit,
                 peer,
             };
             // Boxed: what a handshake needs must not stay with the connection for its whole life.
-            match Box::pin(opening.stream(socket, deadline)).await {
+            let stream = Box::pin(opening.stream(socket, deadline)).await;
+            let Opening { permit, peer, .. } = opening;
+            match stream {
                 Ok(stream) => {
-                    let Opening { permit, peer, .. } = opening;
                     let client = Client::new(
                         worker,
                         &registration,
@@ -100,13 +106,24 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
 struct Opening<'a> {
     listener: &'a Listener,
     settings: &'a Settings,
+    gate: &'a Rc<Gate>,
+    control: &'a Control,
     permit: ConnectionPermit,
     peer: Peer,
 }
 
 impl Opening<'_> {
     /// Reads the PROXY header and does the TLS handshake, as the listener demands.
-    async fn stream(&mut self, mut socket: Socket, deadline: Instant) -> Result<Stream, CloseReason> {
+    async fn stream(&mut self, socket: Socket, deadline: Instant) -> Result<Stream, CloseReason> {
+        let control = self.control;
+        tokio::select! {
+            stream = self.opened(socket, deadline) => stream,
+            // A session would end now as well.
+            () = told(control, Control::is_aborting) => Err(CloseReason::Drain),
+        }
+    }
+
+    async fn opened(&mut self, mut socket: Socket, deadline: Instant) -> Result<Stream, CloseReason> {
         let eviction = self.permit.eviction();
         if self.permit.source() == Source::Pending {
             let refused = tokio::select! {
@@ -116,7 +133,7 @@ impl Opening<'_> {
             if let Some(reject) = refused {
                 // It keeps its place among the strangers meanwhile, so as many at most are told at the same time.
                 tokio::select! {
-                    () = refuse(socket, self.settings, reject) => {}
+                    () = refuse(socket, self.listener, self.settings, self.gate, reject) => {}
                     () = eviction.evicted() => {}
                 }
                 return Err(CloseReason::Rejected);
@@ -125,11 +142,19 @@ impl Opening<'_> {
         let Some(config) = &self.settings.tls else {
             return Ok(socket.into());
         };
-        let begun = Instant::now();
-        let handshake = tls::accept(Arc::clone(config), socket, deadline.into());
-        let result = tokio::select! {
-            result = handshake => result,
+        let first = tokio::select! {
+            first = tls::first_byte(socket, deadline.into()) => first,
             () = eviction.evicted() => return Err(CloseReason::Evicted),
+            // One that has said nothing loses nothing.
+            () = told(self.control, Control::is_draining) => return Err(CloseReason::Drain),
+        };
+        let begun = Instant::now();
+        let result = match first {
+            Ok(socket) => tokio::select! {
+                result = self.handshake(Arc::clone(config), socket, deadline) => result,
+                () = eviction.evicted() => return Err(CloseReason::Evicted),
+            },
+            Err(rejected) => Err(rejected),
         };
         match result {
             Ok(stream) => {
@@ -142,6 +167,9 @@ impl Opening<'_> {
             }
             Err(rejected) => {
                 self.listener.handshake_failed(&rejected, &self.peer);
+                if rejected.failure == tls::HandshakeFailure::Evicted {
+                    return Err(CloseReason::Evicted);
+                }
                 if let Some(socket) = rejected.socket {
                     let line = match rejected.failure {
                         tls::HandshakeFailure::Plaintext => tls::PLAINTEXT_REPLY,
@@ -151,6 +179,24 @@ impl Opening<'_> {
                 }
                 Err(CloseReason::Handshake)
             }
+        }
+    }
+
+    /// The handshake of a client that has begun one, as soon as there is a place for it.
+    async fn handshake(
+        &self,
+        config: Arc<rustls::ServerConfig>,
+        socket: Socket,
+        deadline: Instant,
+    ) -> Result<Stream, tls::Rejected> {
+        let entered = self.gate.enter(self.settings.handshakes, &self.listener.metrics);
+        let place = tokio::time::timeout_at(deadline.into(), entered)
+            .await
+            .map_err(|_| tls::Rejected::timed_out())?;
+        tokio::select! {
+            biased;
+            result = tls::handshake(config, socket, deadline.into()) => result,
+            () = place.wanted() => Err(tls::Rejected::evicted()),
         }
     }
 
@@ -184,16 +230,41 @@ impl Opening<'_> {
     }
 }
 
+/// Ready when the connection has been given this order.
+async fn told(control: &Control, order: fn(&Control) -> bool) {
+    poll_fn(|cx| {
+        control.watch(cx);
+        if order(control) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
 /// Tells a client that there is no room for it: after the TLS handshake if there is one, since nobody could read it
-/// before.
-async fn refuse(socket: Socket, settings: &Settings, reject: Reject) {
+/// before. Where nobody else waits for a handshake, that is.
+async fn refuse(socket: Socket, listener: &Listener, settings: &Settings, gate: &Rc<Gate>, reject: Reject) {
     let line = format!("-{}\r\n", reject.reply());
     let Some(config) = &settings.tls else {
         socket.refuse(line.as_bytes(), PATIENCE).await;
         return;
     };
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    if let Ok(mut stream) = tls::accept(Arc::clone(config), socket, deadline).await {
+    let Ok(socket) = tls::first_byte(socket, deadline).await else {
+        return;
+    };
+    let Some(place) = gate.try_enter(settings.handshakes, &listener.metrics) else {
+        return;
+    };
+    let result = tokio::select! {
+        biased;
+        result = tls::handshake(Arc::clone(config), socket, deadline) => result,
+        () = place.wanted() => return,
+    };
+    drop(place);
+    if let Ok(mut stream) = result {
         let _ = tokio::time::timeout(
             PATIENCE,
             tokio::io::AsyncWriteExt::write_all(&mut stream, line.as_bytes()),
