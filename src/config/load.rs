@@ -238,12 +238,6 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
     let per_ip = context.integer(table, "max_connections_per_ip", (1, MOST_CONNECTIONS));
     let max_tls_handshakes =
         context.integer_or(table, "max_tls_handshakes", HANDSHAKES, (1, MOST_CONNECTIONS));
-    let tls_handshake_grace = context.duration(
-        table,
-        "tls_handshake_grace",
-        HANDSHAKE_GRACE,
-        (Duration::from_millis(10), seconds(60)),
-    );
     let drain_timeout = context.duration(table, "drain_timeout", seconds(10), (seconds(0), seconds(3_600)));
     let watch_interval = context.duration(
         table,
@@ -263,7 +257,6 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
         max_unauthenticated: to_usize(max_unauthenticated),
         max_connections_per_ip: per_ip.map(|given| to_usize(given.value)),
         max_tls_handshakes: to_usize(max_tls_handshakes),
-        tls_handshake_grace,
         drain_timeout,
         watch_interval,
         connections,
@@ -520,10 +513,8 @@ pub(super) fn to_u64(number: usize) -> u64 {
 pub(super) const MOST_CONNECTIONS: u64 = 10_000_000;
 /// Redis's own default of `maxclients`.
 const DEFAULT_CONNECTIONS: u64 = 10_000;
-/// Handshakes in progress on one worker (L-20): bounds what a flood of them takes from sessions, some 50 ms of CPU a round.
+/// Handshakes at work in one round of a worker (L-20): some 30 ms, which is what a storm of them may delay sessions by.
 const HANDSHAKES: u64 = 64;
-/// One round trip around the world and a slow client's cryptography.
-const HANDSHAKE_GRACE: Duration = Duration::from_millis(250);
 const DEFAULT_ADMIN_PORT: u16 = 6_390;
 const DEFAULT_FILTER: &str = "info";
 /// The longest annotated example has 10 KiB.

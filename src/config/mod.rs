@@ -92,10 +92,8 @@ pub struct Server {
     pub max_unauthenticated: usize,
     /// Client connections of one source address over all listeners; default: no limit of its own.
     pub max_connections_per_ip: Option<usize>,
-    /// TLS handshakes in progress on one worker; default 64 (L-20).
+    /// TLS handshakes at work on one worker before its sessions are looked after again; default 64 (L-20).
     pub max_tls_handshakes: usize,
-    /// How long a handshake may keep its place while others wait for one; default 250 ms.
-    pub tls_handshake_grace: Duration,
     /// How long blocked sessions may finish after SIGTERM; default 10 s.
     pub drain_timeout: Duration,
     /// How often certificate, secret and ACL files are looked at; default 2 s.

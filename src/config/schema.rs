@@ -92,7 +92,6 @@ const SERVER: &[Key] = &[
     integer("max_unauthenticated"),
     integer("max_connections_per_ip"),
     integer("max_tls_handshakes"),
-    text("tls_handshake_grace"),
     text("drain_timeout"),
     text("watch_interval"),
     text("connections"),

@@ -1,4 +1,4 @@
-//! What one process, listener, source or user may take: connection permits, the places of TLS handshakes, and the throttle
+//! What one process, listener, source or user may take: connection permits, the turns of TLS handshakes, and the throttle
 //! of failed logins.
 //!
 //! Everything counted is a guard: a [`ConnectionPermit`] is acquired when a connection is accepted and gives back
@@ -12,7 +12,7 @@ mod throttle;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub use handshakes::{HandshakeRules, Handshakes, Ticket};
+pub use handshakes::{Ticket, Turns};
 pub use permits::{ConnectionPermit, Eviction, Limits};
 pub use throttle::{LockoutEnded, Throttle, Verdict};
 

@@ -50,7 +50,6 @@ impl Default for Labels {
                 "cipher",
                 "client_rejected_certificate",
                 "timeout",
-                "evicted",
                 "eof",
                 "other",
             ],

@@ -487,12 +487,12 @@ impl Families {
             )?,
             tls_handshakes_in_progress: make.gauges(
                 "keyward_tls_handshakes_in_progress",
-                "TLS handshakes with clients that are going on at present.",
+                "Clients that have begun a TLS handshake and not ended it.",
                 &["listener"],
             )?,
             tls_handshakes_waiting: make.gauges(
                 "keyward_tls_handshakes_waiting",
-                "Clients that have begun a TLS handshake and wait for their turn (max_tls_handshakes).",
+                "TLS handshakes that could go on and wait for their turn (max_tls_handshakes).",
                 &["listener"],
             )?,
             tls_crl_next_update: make.float_gauges(

@@ -136,7 +136,6 @@ fn all_refusals_are_at_zero_before_anything_has_happened() {
         r#"keyward_commands_denied_total{cmd="flushall",listener="gateway",reason="command",user="default"}"#,
         r#"keyward_commands_denied_total{cmd="config|set",listener="sidecar",reason="command",user="app"}"#,
         r#"keyward_tls_handshake_failures_total{listener="gateway",reason="plaintext"}"#,
-        r#"keyward_tls_handshake_failures_total{listener="gateway",reason="evicted"}"#,
         r#"keyward_tls_handshakes_in_progress{listener="gateway"}"#,
         r#"keyward_tls_handshakes_waiting{listener="gateway"}"#,
         r#"keyward_tls_handshakes_total{listener="gateway",version="1.3"}"#,

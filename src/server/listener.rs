@@ -11,7 +11,7 @@ use crate::acl::DenyReason;
 use crate::audit::{self, Audit};
 use crate::auth::{Identity, Users};
 use crate::config::{self, LoginMode};
-use crate::limits::{HandshakeRules, Limits, Reject, Throttle};
+use crate::limits::{Limits, Reject, Throttle};
 use crate::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
 use crate::net::Peer;
 use crate::tls::{FailureKind, HandshakeFailure, Rejected};
@@ -41,7 +41,8 @@ pub(super) struct Listener {
 pub(super) struct Settings {
     pub(super) config: config::Listener,
     pub(super) login: config::Login,
-    pub(super) handshakes: HandshakeRules,
+    /// Turns of TLS handshakes in a round of a worker.
+    pub(super) max_handshakes: usize,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) users: Arc<Users>,
     pub(super) upstream: Arc<Upstream>,

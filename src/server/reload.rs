@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::config::{self, Config, Diagnostic, Severity, code};
-use crate::limits::HandshakeRules;
 use crate::metrics::{CertificateRole, Metrics, MetricsError, UpstreamMetrics};
 use crate::tls;
 use crate::upstream::Upstream;
@@ -223,10 +222,7 @@ impl Settings {
             sharing: server.connections == config::Connections::Shared,
             config: section.clone(),
             login: login.clone(),
-            handshakes: HandshakeRules {
-                max: server.max_tls_handshakes,
-                grace: server.tls_handshake_grace,
-            },
+            max_handshakes: server.max_tls_handshakes,
             tls: prepared.tls,
             users: prepared.users,
             upstream,

@@ -41,7 +41,7 @@ pub(super) struct Worker {
     controls: RefCell<HashMap<u64, Rc<Control>>>,
     next_id: Cell<u64>,
     pub(super) lanes: Lanes,
-    /// Who may be in a TLS handshake.
+    /// Whose TLS handshake is gone on with.
     pub(super) handshakes: Rc<Gate>,
 }
 
@@ -134,7 +134,7 @@ async fn work(
         controls: RefCell::default(),
         next_id: Cell::new(0),
         lanes: Lanes::default(),
-        handshakes: Gate::new(),
+        handshakes: Rc::default(),
     });
     tokio::task::spawn_local(Rc::clone(&worker.handshakes).tend());
     let mut tidy = tokio::time::interval(lanes::TIDY_INTERVAL);

@@ -235,8 +235,6 @@ pub enum HandshakeFailure {
     ClientRejectedCertificate,
     /// Not finished in time (L-20).
     Timeout,
-    /// The client was slow and others waited for its place (L-20).
-    Evicted,
     /// The client closed first: port scans and TCP health checks.
     Eof,
     /// Anything else.
@@ -262,13 +260,12 @@ pub enum FailureKind {
 
 impl HandshakeFailure {
     /// All of them, to create the metric series beforehand.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::Plaintext,
         Self::Version,
         Self::Cipher,
         Self::ClientRejectedCertificate,
         Self::Timeout,
-        Self::Evicted,
         Self::Eof,
         Self::Other,
         Self::ClientCertMissing,
@@ -284,7 +281,6 @@ impl HandshakeFailure {
         "cipher",
         "client_rejected_certificate",
         "timeout",
-        "evicted",
         "eof",
         "other",
     ];
@@ -305,7 +301,6 @@ impl HandshakeFailure {
             Self::Cipher => "cipher",
             Self::ClientRejectedCertificate => "client_rejected_certificate",
             Self::Timeout => "timeout",
-            Self::Evicted => "evicted",
             Self::Eof => "eof",
             Self::Other => "other",
             Self::ClientCertMissing => "client_cert_missing",
@@ -407,18 +402,8 @@ impl Rejected {
         }
     }
 
-    /// The deadline came first.
-    pub fn timed_out() -> Self {
+    fn timed_out() -> Self {
         Self::new(HandshakeFailure::Timeout, "the handshake took too long", None)
-    }
-
-    /// The client was slow and others waited for its place.
-    pub fn evicted() -> Self {
-        Self::new(
-            HandshakeFailure::Evicted,
-            "others waited, and the client kept them waiting",
-            None,
-        )
     }
 }
 

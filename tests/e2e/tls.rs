@@ -195,97 +195,66 @@ fn one_worker(redis: &Redis, ca: &Authority) -> Setup {
 
 const IN_PROGRESS: &str = "keyward_tls_handshakes_in_progress";
 const WAITING: &str = "keyward_tls_handshakes_waiting";
-const EVICTED: [(&str, &str); 2] = [("listener", "main"), ("reason", "evicted")];
 
 #[test]
-fn stalled_handshakes_give_way_to_a_client_that_answers() {
+fn stalled_and_silent_clients_keep_no_handshake_from_its_turn() {
     let ca = Authority::new("ca");
     let redis = Redis::start();
-    let keyward = one_worker(&redis, &ca).start();
-    let config = ca.client_config(None);
-    let mut held: Vec<TcpStream> = (0..64).map(|_| stalled(&keyward)).collect();
-    keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 64.0);
-    assert_eq!(keyward.metric("keyward_connections_closed_total", &EVICTED), 0.0);
-    for evicted in 1..=3 {
-        assert_eq!(client(&keyward, &config).call("PING"), "+PONG");
-        // One goes for each that came, not all of them.
-        keyward.wait_metric("keyward_connections_closed_total", &EVICTED, f64::from(evicted));
-        held.push(stalled(&keyward));
-        keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 64.0);
+    // Default, and the strictest.
+    for places in [64, 1] {
+        let keyward = one_worker(&redis, &ca)
+            .server(&format!("max_tls_handshakes = {places}"))
+            .start();
+        let silent: Vec<Client> = (0..5).map(|_| keyward.connect()).collect();
+        let held: Vec<TcpStream> = (0..100).map(|_| stalled(&keyward)).collect();
+        keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 100.0);
+        for _ in 0..3 {
+            assert_eq!(client(&keyward, &ca.client_config(None)).call("PING"), "+PONG");
+        }
+        // They wait for their clients, not for us, and nobody had to go.
+        keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 100.0);
+        keyward.wait_metric(WAITING, &[("listener", "main")], 0.0);
+        assert_eq!(
+            keyward.metric("keyward_connections_closed_total", &[("reason", "evicted")]),
+            0.0
+        );
+        drop((held, silent));
+        keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 0.0);
+        keyward.wait_metric("keyward_connections_open", &[("listener", "main")], 0.0);
     }
-    let failures = keyward.metric("keyward_tls_handshake_failures_total", &EVICTED);
-    assert_eq!(failures, 3.0);
-    // It is the oldest that goes.
-    held[0].set_read_timeout(Some(PATIENCE)).unwrap();
-    assert!(matches!(held[0].read(&mut [0; 1]), Ok(0) | Err(_)));
-    // More than there are places for: all but those that nobody waits behind.
-    held.extend((0..20).map(|_| stalled(&keyward)));
-    keyward.wait_metric("keyward_connections_closed_total", &EVICTED, 23.0);
-    drop(held);
-    keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 0.0);
-    keyward.wait_metric(WAITING, &[("listener", "main")], 0.0);
 }
 
 #[test]
-fn a_silent_client_takes_no_place_from_a_handshake() {
+fn a_storm_of_handshakes_is_served_whole_and_sessions_with_it() {
     let ca = Authority::new("ca");
     let redis = Redis::start();
-    let keyward = one_worker(&redis, &ca)
-        .server("max_tls_handshakes = 1")
-        .server("tls_handshake_grace = \"60s\"")
-        .start();
-    let _silent: Vec<Client> = (0..5).map(|_| keyward.connect()).collect();
-    keyward.wait_metric(
-        "keyward_connections_unauthenticated",
-        &[("listener", "main")],
-        5.0,
-    );
-    assert_eq!(client(&keyward, &ca.client_config(None)).call("PING"), "+PONG");
-    keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 0.0);
-}
-
-#[test]
-fn a_storm_of_handshakes_waits_its_turn_and_nobody_is_evicted() {
-    let ca = Authority::new("ca");
-    let redis = Redis::start();
-    let keyward = one_worker(&redis, &ca)
-        .server("max_tls_handshakes = 2")
-        .server("tls_handshake_grace = \"60s\"")
-        .start();
+    let keyward = one_worker(&redis, &ca).server("max_tls_handshakes = 2").start();
     let address = keyward.address();
-    let clients: Vec<_> = (0..50)
+    let config = ca.client_config(None);
+    let mut inside = client(&keyward, &config);
+    let clients: Vec<_> = (0..60)
         .map(|_| {
-            let config = ca.client_config(None);
+            let config = Arc::clone(&config);
             std::thread::spawn(move || {
                 let client = Client::tls(address, &config).unwrap();
                 assert_eq!(client.login("app", APP_PASSWORD).call("PING"), "+PONG");
             })
         })
         .collect();
+    for number in 1..=20 {
+        assert_eq!(inside.call("INCR n"), format!(":{number}"));
+    }
     for client in clients {
         client.join().unwrap();
     }
-    keyward.wait_metric("keyward_tls_handshakes_total", &[("listener", "main")], 50.0);
-    assert_eq!(keyward.metric("keyward_connections_closed_total", &EVICTED), 0.0);
+    keyward.wait_metric("keyward_tls_handshakes_total", &[("listener", "main")], 61.0);
     assert_eq!(keyward.metric("keyward_tls_handshake_failures_total", &[]), 0.0);
+    assert_eq!(
+        keyward.metric("keyward_connections_closed_total", &[("reason", "evicted")]),
+        0.0
+    );
     keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 0.0);
     assert_eq!(keyward.metric(WAITING, &[("listener", "main")]), 0.0);
-}
-
-#[test]
-fn a_change_of_the_places_holds_for_those_who_come_then() {
-    let ca = Authority::new("ca");
-    let redis = Redis::start();
-    let mut keyward = one_worker(&redis, &ca)
-        .server("max_tls_handshakes = 1")
-        .server("tls_handshake_grace = \"60s\"")
-        .start();
-    let _held = stalled(&keyward);
-    keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 1.0);
-    keyward.change(|setup| setup.server("max_tls_handshakes = 2"));
-    keyward.reload();
-    assert_eq!(client(&keyward, &ca.client_config(None)).call("PING"), "+PONG");
-    keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 1.0);
 }
 
 #[test]

@@ -53,7 +53,6 @@ fn config(max_connections: usize, max_unauthenticated: usize, listeners: Vec<Lis
             max_unauthenticated,
             max_connections_per_ip: None,
             max_tls_handshakes: 64,
-            tls_handshake_grace: Duration::from_millis(250),
             drain_timeout: Duration::from_secs(10),
             watch_interval: Duration::from_secs(2),
             connections: Connections::Dedicated,

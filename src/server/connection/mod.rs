@@ -106,7 +106,7 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
 struct Opening<'a> {
     listener: &'a Listener,
     settings: &'a Settings,
-    gate: &'a Rc<Gate>,
+    gate: &'a Gate,
     control: &'a Control,
     permit: ConnectionPermit,
     peer: Peer,
@@ -151,7 +151,11 @@ impl Opening<'_> {
         let begun = Instant::now();
         let result = match first {
             Ok(socket) => tokio::select! {
-                result = self.handshake(Arc::clone(config), socket, deadline) => result,
+                result = self.gate.run(
+                    self.settings.max_handshakes,
+                    &self.listener.metrics,
+                    tls::handshake(Arc::clone(config), socket, deadline.into()),
+                ) => result,
                 () = eviction.evicted() => return Err(CloseReason::Evicted),
             },
             Err(rejected) => Err(rejected),
@@ -167,9 +171,6 @@ impl Opening<'_> {
             }
             Err(rejected) => {
                 self.listener.handshake_failed(&rejected, &self.peer);
-                if rejected.failure == tls::HandshakeFailure::Evicted {
-                    return Err(CloseReason::Evicted);
-                }
                 if let Some(socket) = rejected.socket {
                     let line = match rejected.failure {
                         tls::HandshakeFailure::Plaintext => tls::PLAINTEXT_REPLY,
@@ -179,24 +180,6 @@ impl Opening<'_> {
                 }
                 Err(CloseReason::Handshake)
             }
-        }
-    }
-
-    /// The handshake of a client that has begun one, as soon as there is a place for it.
-    async fn handshake(
-        &self,
-        config: Arc<rustls::ServerConfig>,
-        socket: Socket,
-        deadline: Instant,
-    ) -> Result<Stream, tls::Rejected> {
-        let entered = self.gate.enter(self.settings.handshakes, &self.listener.metrics);
-        let place = tokio::time::timeout_at(deadline.into(), entered)
-            .await
-            .map_err(|_| tls::Rejected::timed_out())?;
-        tokio::select! {
-            biased;
-            result = tls::handshake(config, socket, deadline.into()) => result,
-            () = place.wanted() => Err(tls::Rejected::evicted()),
         }
     }
 
@@ -244,8 +227,8 @@ async fn told(control: &Control, order: fn(&Control) -> bool) {
 }
 
 /// Tells a client that there is no room for it: after the TLS handshake if there is one, since nobody could read it
-/// before. Where nobody else waits for a handshake, that is.
-async fn refuse(socket: Socket, listener: &Listener, settings: &Settings, gate: &Rc<Gate>, reject: Reject) {
+/// before.
+async fn refuse(socket: Socket, listener: &Listener, settings: &Settings, gate: &Gate, reject: Reject) {
     let line = format!("-{}\r\n", reject.reply());
     let Some(config) = &settings.tls else {
         socket.refuse(line.as_bytes(), PATIENCE).await;
@@ -255,15 +238,10 @@ async fn refuse(socket: Socket, listener: &Listener, settings: &Settings, gate: 
     let Ok(socket) = tls::first_byte(socket, deadline).await else {
         return;
     };
-    let Some(place) = gate.try_enter(settings.handshakes, &listener.metrics) else {
-        return;
-    };
-    let result = tokio::select! {
-        biased;
-        result = tls::handshake(Arc::clone(config), socket, deadline) => result,
-        () = place.wanted() => return,
-    };
-    drop(place);
+    let handshake = tls::handshake(Arc::clone(config), socket, deadline);
+    let result = gate
+        .run(settings.max_handshakes, &listener.metrics, handshake)
+        .await;
     if let Ok(mut stream) = result {
         let _ = tokio::time::timeout(
             PATIENCE,
