@@ -204,12 +204,16 @@ fn clients_that_have_said_nothing_hold_nobody_up() {
         .tls(&ca.server("server"), "")
         .login("timeout = \"10m\"")
         .server("drain_timeout = \"1h\"")
+        .add_listener("proxied", "main", "127.0.0.1:0")
+        .listener_line("proxied", "proxy_protocol_from = [\"127.0.0.0/8\"]")
         .start();
-    let mut silent = keyward.connect();
-    keyward.wait_metric("keyward_connections_open", &[("listener", "main")], 1.0);
+    let mut silent = [keyward.connect(), Client::tcp(keyward.address_of("proxied"))];
+    keyward.wait_metric("keyward_connections_open", &[], 2.0);
     keyward.signal("TERM");
     assert_eq!(keyward.wait_exit().code(), Some(0));
-    silent.expect_closed();
+    for client in &mut silent {
+        client.expect_closed();
+    }
 }
 
 #[test]

@@ -125,10 +125,12 @@ impl Opening<'_> {
 
     async fn opened(&mut self, mut socket: Socket, deadline: Instant) -> Result<Stream, CloseReason> {
         let eviction = self.permit.eviction();
+        let control = self.control;
         if self.permit.source() == Source::Pending {
             let refused = tokio::select! {
                 header = self.proxy_header(&mut socket, deadline) => header?,
                 () = eviction.evicted() => return Err(CloseReason::Evicted),
+                () = told(control, Control::is_draining) => return Err(CloseReason::Drain),
             };
             if let Some(reject) = refused {
                 // It keeps its place among the strangers meanwhile, so as many at most are told at the same time.
@@ -146,7 +148,7 @@ impl Opening<'_> {
             first = tls::first_byte(socket, deadline.into()) => first,
             () = eviction.evicted() => return Err(CloseReason::Evicted),
             // One that has said nothing loses nothing.
-            () = told(self.control, Control::is_draining) => return Err(CloseReason::Drain),
+            () = told(control, Control::is_draining) => return Err(CloseReason::Drain),
         };
         let begun = Instant::now();
         let result = match first {
