@@ -22,7 +22,6 @@ fn start() -> Fixture {
     let shape = Shape {
         listeners: vec![("gateway".into(), 10)],
         upstreams: vec!["main".into()],
-        users: vec!["app".into()],
         ..Shape::default()
     };
     let readiness = Readiness::new(["main"]);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use keyward::config::{CertificateFiles, ClientCertificates, ListenerTls, TlsVersion};
 use keyward::net::{Socket, Stream};
-use keyward::tls::{CertificateRole, HandshakeFailure, PLAINTEXT_REPLY, ServerTls, accept};
+use keyward::tls::{CertificateRole, HandshakeFailure, PLAINTEXT_REPLY, ServerTls, first_byte, handshake};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
     KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber,
@@ -135,7 +135,12 @@ impl Server {
 
 /// Handshake, one byte back for one byte, then close in order; or what the server does about a failure.
 async fn serve(config: Arc<ServerConfig>, socket: Socket, limit: Duration) -> Outcome {
-    match accept(config, socket, Instant::now() + limit).await {
+    let deadline = Instant::now() + limit;
+    let result = match first_byte(socket, deadline).await {
+        Ok(socket) => handshake(config, socket, deadline).await,
+        Err(rejected) => Err(rejected),
+    };
+    match result {
         Ok(mut stream) => {
             let outcome = Outcome::Accepted {
                 version: stream.tls_version().unwrap(),

@@ -237,6 +237,8 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
         unauthenticated_limits,
     );
     let per_ip = context.integer(table, "max_connections_per_ip", (1, MOST_CONNECTIONS));
+    let max_tls_handshakes =
+        context.integer_or(table, "max_tls_handshakes", HANDSHAKES, (1, MOST_CONNECTIONS));
     let drain_timeout = context.duration(table, "drain_timeout", seconds(10), (seconds(0), seconds(3_600)));
     let watch_interval = context.duration(
         table,
@@ -256,6 +258,7 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
         max_connections: to_usize(max_connections),
         max_unauthenticated: to_usize(max_unauthenticated),
         max_connections_per_ip: per_ip.map(|given| to_usize(given.value)),
+        max_tls_handshakes: to_usize(max_tls_handshakes),
         drain_timeout,
         watch_interval,
         connections,
@@ -512,6 +515,8 @@ pub(super) fn to_u64(number: usize) -> u64 {
 pub(super) const MOST_CONNECTIONS: u64 = 10_000_000;
 /// Redis's own default of `maxclients`.
 const DEFAULT_CONNECTIONS: u64 = 10_000;
+/// Handshakes at work in one round of a worker (L-20): some 30 ms, which is what a storm of them may delay sessions by.
+const HANDSHAKES: u64 = 64;
 const DEFAULT_ADMIN_PORT: u16 = 6_390;
 const DEFAULT_FILTER: &str = "info";
 /// The longest annotated example has 10 KiB.

@@ -95,6 +95,8 @@ pub struct Server {
     pub max_unauthenticated: usize,
     /// Client connections of one source address over all listeners; default: no limit of its own.
     pub max_connections_per_ip: Option<usize>,
+    /// TLS handshakes at work on one worker before its sessions are looked after again; default 64 (L-20).
+    pub max_tls_handshakes: usize,
     /// How long blocked sessions may finish after SIGTERM; default 10 s.
     pub drain_timeout: Duration,
     /// How often certificate, secret and ACL files are looked at; default 2 s.

@@ -92,6 +92,7 @@ const SERVER: &[Key] = &[
     integer("max_connections"),
     integer("max_unauthenticated"),
     integer("max_connections_per_ip"),
+    integer("max_tls_handshakes"),
     text("drain_timeout"),
     text("watch_interval"),
     text("connections"),

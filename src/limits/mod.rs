@@ -1,15 +1,18 @@
-//! What one process, listener, source or user may take: connection permits and the throttle of failed logins.
+//! What one process, listener, source or user may take: connection permits, the turns of TLS handshakes, and the throttle
+//! of failed logins.
 //!
 //! Everything counted is a guard: a [`ConnectionPermit`] is acquired when a connection is accepted and gives back
 //! all that it holds when it is dropped, whatever ended the connection. Nothing here waits: a full proxy refuses at
 //! once and visibly (rule L-24), because a client that is told can retry and one that hangs cannot.
 
+mod handshakes;
 mod permits;
 mod throttle;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use handshakes::{Ticket, Turns};
 pub use permits::{ConnectionPermit, Eviction, Limits};
 pub use throttle::{LockoutEnded, Throttle, Verdict};
 
@@ -116,18 +119,6 @@ impl Reject {
     }
 }
 
-/// TLS handshakes in progress per worker (rule L-20): bounds the CPU that a handshake flood takes from sessions.
-pub const HANDSHAKES_PER_WORKER: usize = 64;
-
-/// File descriptors that a process with so many client connections needs (rule L-31): one for the client, one for
-/// its upstream connection, and 64 for listeners, files, timers and probes.
-pub fn descriptors_needed(max_connections: usize) -> u64 {
-    u64::try_from(max_connections)
-        .unwrap_or(u64::MAX)
-        .saturating_mul(2)
-        .saturating_add(64)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -149,11 +140,5 @@ mod tests {
         assert_ne!(source("2001:db8:0:1::1"), source("2001:db8:0:2::1"));
         assert_eq!(source("2001:db8:0:1::9").to_string(), "2001:db8:0:1::/64");
         assert_eq!(Source::Unix(Some(1000)).to_string(), "unix:uid=1000");
-    }
-
-    #[test]
-    fn descriptors_never_overflow() {
-        assert_eq!(descriptors_needed(10_000), 20_064);
-        assert_eq!(descriptors_needed(usize::MAX), u64::MAX);
     }
 }

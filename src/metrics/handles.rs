@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::Families;
-use super::labels::{COMMAND, ERROR_CODES, OTHER, PROXY_HEADER};
+use super::labels::{ALARMING, COMMAND, ERROR_CODES, MOST_ALARMING_USERS, OTHER, PROXY_HEADER};
 use super::tally::{Tallies, Tally};
 use super::{AcceptErrorKind, CloseReason, Labels, LaneKind, Side, TlsVersion, UpstreamClosed};
 use crate::limits::Reject;
@@ -35,6 +35,8 @@ pub struct ListenerMetrics {
     tls_handshakes: Words,
     tls_failures: Words,
     tls_duration: Histogram,
+    tls_in_progress: IntGauge,
+    tls_waiting: IntGauge,
     protocol_errors: Words,
     write_stalls: IntCounter,
     pinned: Vec<(&'static str, IntGauge, IntCounter)>,
@@ -134,6 +136,8 @@ impl ListenerMetrics {
                 &mut labels.tls_handshake_failures.iter().copied(),
             ),
             tls_duration: families.tls_handshake_duration.with_label_values(&[name]),
+            tls_in_progress: families.tls_handshakes_in_progress.with_label_values(&[name]),
+            tls_waiting: families.tls_handshakes_waiting.with_label_values(&[name]),
             protocol_errors: words(
                 &families.protocol_errors,
                 &mut Side::ALL.iter().map(|side| side.label()),
@@ -159,22 +163,38 @@ impl ListenerMetrics {
         families
             .commands_denied
             .with_label_values(&[name, "", OTHER, COMMAND]);
-        for user in users.load().iter() {
-            listener.prepare_user(user);
-        }
         listener
     }
 
-    /// Makes the series of a configured user.
-    pub(super) fn prepare_user(&self, user: &str) {
-        for reason in self.labels.user_auth_failures {
-            self.families
-                .auth_failures
-                .with_label_values(&[self.name.as_str(), user, reason]);
+    /// Makes the series of the users who may log in here.
+    pub(super) fn prepare_users(&self, users: &[&str]) {
+        let name = self.name.as_str();
+        for user in users {
+            for reason in self.labels.user_auth_failures {
+                self.families
+                    .auth_failures
+                    .with_label_values(&[name, user, reason]);
+            }
+            let denied = |cmd: &str| {
+                self.families
+                    .commands_denied
+                    .with_label_values(&[name, user, cmd, COMMAND]);
+            };
+            denied(OTHER);
+            if users.len() <= MOST_ALARMING_USERS {
+                ALARMING.into_iter().for_each(denied);
+            }
         }
-        self.families
-            .commands_denied
-            .with_label_values(&[self.name.as_str(), user, OTHER, COMMAND]);
+    }
+
+    /// Counts a TLS handshake as going on until the guard is dropped.
+    pub fn handshake_in_progress(&self) -> GaugeGuard {
+        GaugeGuard::new(Some(&self.tls_in_progress))
+    }
+
+    /// Counts a client as waiting for its handshake until the guard is dropped.
+    pub fn handshake_waiting(&self) -> GaugeGuard {
+        GaugeGuard::new(Some(&self.tls_waiting))
     }
 
     /// Counts a session as pinned until the guard is dropped.

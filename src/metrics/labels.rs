@@ -232,6 +232,59 @@ pub(super) const OTHER: &str = "_other";
 /// Reasons of refused commands, as in Redis's ACL LOG.
 pub(super) const COMMAND: &str = "command";
 
+/// Refused commands whose first refusal must not be missed, as `cmd` says them: what empties, replaces, copies or moves the
+/// data as a whole, what changes the server or loads code into it, and what an attacker looks around with first.
+///
+/// A refused container without or with an unknown subcommand is [`OTHER`], which is always there, and so is the refusal of a
+/// key or channel under its own reason: those come from programs, in numbers, and an alert on them is about a rate.
+/// Everything else appears when it is first refused.
+pub(super) const ALARMING: [&str; 40] = [
+    "acl|deluser",
+    "acl|getuser",
+    "acl|list",
+    "acl|load",
+    "acl|save",
+    "acl|setuser",
+    "acl|users",
+    "bgrewriteaof",
+    "bgsave",
+    "client|kill",
+    "client|list",
+    "cluster|failover",
+    "cluster|reset",
+    "config|get",
+    "config|resetstat",
+    "config|rewrite",
+    "config|set",
+    "debug",
+    "failover",
+    "flushall",
+    "flushdb",
+    "function|delete",
+    "function|flush",
+    "function|load",
+    "function|restore",
+    "keys",
+    "migrate",
+    "module|load",
+    "module|loadex",
+    "module|unload",
+    "monitor",
+    "psync",
+    "replicaof",
+    "restore",
+    "save",
+    "script|flush",
+    "shutdown",
+    "slaveof",
+    "swapdb",
+    "sync",
+];
+
+/// Users of one listener up to which each has a series for every one of [`ALARMING`] from the beginning: 40 lines of the
+/// page, some 4 KiB, for each. Beyond it the first refusal of a command makes its series.
+pub(super) const MOST_ALARMING_USERS: usize = 50;
+
 /// Error codes that Redis, Valkey and their cluster and Sentinel modes answer with; all others are [`OTHER`].
 pub(super) const ERROR_CODES: [&str; 32] = [
     "ASK",

@@ -8,7 +8,8 @@
 //! **No first failure is missed.** A counter that appears only when it is first counted starts at 1, and
 //! `increase()` sees nothing. So every series that can exist is created at zero when its listener, upstream or user
 //! is. The two exceptions are `keyward_commands_total` and `keyward_commands_denied_total`, whose `cmd` would
-//! multiply them by several hundred: of these only `cmd="_other"` is there from the beginning.
+//! multiply them by several hundred: of the first only `cmd="_other"` is there from the beginning, of the second
+//! also the commands that an alert is likely to be about (`ALARMING`).
 //!
 //! **Cost.** Code that counts holds a handle ([`ListenerMetrics`], [`UpstreamMetrics`]) whose counters are ready:
 //! one relaxed atomic add each, no label look-up. Only rare events look labels up.
@@ -74,8 +75,6 @@ pub struct Shape {
     pub listeners: Vec<(String, usize)>,
     /// Names of the configured upstreams.
     pub upstreams: Vec<String>,
-    /// Names of the configured users, of all listeners.
-    pub users: Vec<String>,
     /// The command table's names by command number; what [`ListenerMetrics::command`] takes an index into.
     pub commands: Vec<&'static str>,
     /// The reason words of other modules.
@@ -116,6 +115,9 @@ struct Families {
     tls_handshakes: IntCounterVec,
     tls_handshake_failures: IntCounterVec,
     tls_handshake_duration: HistogramVec,
+    tls_handshakes_in_progress: IntGaugeVec,
+    tls_handshakes_waiting: IntGaugeVec,
+    tls_crl_next_update: GaugeVec,
     tls_not_after: GaugeVec,
     upstream_auth_failures: IntCounterVec,
     upstream_credential_changed: GaugeVec,
@@ -212,7 +214,6 @@ impl Metrics {
         for name in &shape.upstreams {
             metrics.upstream(name);
         }
-        metrics.add_users(&shape.users);
         Ok(Arc::new(metrics))
     }
 
@@ -239,19 +240,15 @@ impl Metrics {
         upstream
     }
 
-    /// Makes these names labels from now on, with their series at zero. Names from the configuration only.
-    pub fn add_users(&self, names: &[String]) {
+    /// Makes the names of those who may log in at a listener labels from now on, with their series at zero. Names from the
+    /// configuration and its ACL files only.
+    pub fn add_users(&self, listener: &str, names: &[&str]) {
         self.users.rcu(|known| {
             let mut all = BTreeSet::clone(known);
-            all.extend(names.iter().cloned());
+            all.extend(names.iter().map(|&name| name.to_owned()));
             all
         });
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        for listener in listeners.values() {
-            for name in names {
-                listener.prepare_user(name);
-            }
-        }
+        self.listener(listener).prepare_users(names);
     }
 
     /// Records when a user's client password was last changed, in Unix seconds (a file's modification time, say).
@@ -283,6 +280,22 @@ impl Metrics {
                 .tls_not_after
                 .with_label_values(&[role, name])
                 .set(not_after as f64);
+        }
+    }
+
+    /// Replaces what is known of the loaded revocation lists: listener, and when the first of its lists runs out, in Unix
+    /// seconds.
+    pub fn set_revocation_lists<'a>(&self, all: impl IntoIterator<Item = (&'a str, i64)>) {
+        self.families.tls_crl_next_update.reset();
+        for (listener, next_update) in all {
+            #[allow(
+                clippy::cast_precision_loss,
+                reason = "seconds of a calendar fit a double exactly"
+            )]
+            self.families
+                .tls_crl_next_update
+                .with_label_values(&[listener])
+                .set(next_update as f64);
         }
     }
 
@@ -465,6 +478,21 @@ impl Families {
             tls_handshake_duration: make.histograms(
                 "keyward_tls_handshake_duration_seconds",
                 "Time of the TLS handshake with a client.",
+                &["listener"],
+            )?,
+            tls_handshakes_in_progress: make.gauges(
+                "keyward_tls_handshakes_in_progress",
+                "Clients that have begun a TLS handshake and not ended it.",
+                &["listener"],
+            )?,
+            tls_handshakes_waiting: make.gauges(
+                "keyward_tls_handshakes_waiting",
+                "TLS handshakes that could go on and wait for their turn (max_tls_handshakes).",
+                &["listener"],
+            )?,
+            tls_crl_next_update: make.float_gauges(
+                "keyward_tls_crl_next_update_timestamp_seconds",
+                "When the first of the loaded revocation lists runs out, as a Unix time; from then on client certificates are refused.",
                 &["listener"],
             )?,
             tls_not_after: make.float_gauges(

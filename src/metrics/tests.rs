@@ -12,11 +12,13 @@ fn metrics() -> Arc<Metrics> {
     let shape = Shape {
         listeners: vec![("gateway".into(), 10_000), ("sidecar".into(), 100)],
         upstreams: vec!["main".into()],
-        users: vec!["app".into(), "default".into()],
         commands: vec!["get", "config|get"],
         labels: Labels::default(),
     };
-    Metrics::new(&shape).unwrap()
+    let metrics = Metrics::new(&shape).unwrap();
+    metrics.add_users("gateway", &["app", "default"]);
+    metrics.add_users("sidecar", &["app"]);
+    metrics
 }
 
 fn value(metrics: &Metrics, series: &str) -> Option<f64> {
@@ -42,6 +44,7 @@ fn use_everything(metrics: &Metrics) {
     metrics.user_credential_changed("app", 1e9);
     metrics.upstream("main").credential_changed(1e9);
     metrics.set_certificates([(CertificateRole::Listener, "gateway", 2_000_000_000)]);
+    metrics.set_revocation_lists([("gateway", 2_000_000_000)]);
     metrics.listener("gateway").tally().command(0);
 }
 
@@ -71,6 +74,9 @@ fn every_documented_family_is_there_under_its_name_and_type() {
         ("keyward_tls_handshake_failures_total", "counter"),
         ("keyward_tls_handshake_duration_seconds", "histogram"),
         ("keyward_tls_certificate_not_after_timestamp_seconds", "gauge"),
+        ("keyward_tls_crl_next_update_timestamp_seconds", "gauge"),
+        ("keyward_tls_handshakes_in_progress", "gauge"),
+        ("keyward_tls_handshakes_waiting", "gauge"),
         ("keyward_upstream_up", "gauge"),
         ("keyward_upstream_connections_open", "gauge"),
         ("keyward_upstream_connects_total", "counter"),
@@ -129,7 +135,11 @@ fn all_refusals_are_at_zero_before_anything_has_happened() {
         r#"keyward_connections_closed_total{listener="gateway",reason="internal"}"#,
         r#"keyward_commands_total{cmd="_other",listener="gateway"}"#,
         r#"keyward_commands_denied_total{cmd="_other",listener="gateway",reason="command",user="app"}"#,
+        r#"keyward_commands_denied_total{cmd="flushall",listener="gateway",reason="command",user="default"}"#,
+        r#"keyward_commands_denied_total{cmd="config|set",listener="sidecar",reason="command",user="app"}"#,
         r#"keyward_tls_handshake_failures_total{listener="gateway",reason="plaintext"}"#,
+        r#"keyward_tls_handshakes_in_progress{listener="gateway"}"#,
+        r#"keyward_tls_handshakes_waiting{listener="gateway"}"#,
         r#"keyward_tls_handshakes_total{listener="gateway",version="1.3"}"#,
         r#"keyward_accept_errors_total{kind="descriptors",listener="gateway"}"#,
         r#"keyward_protocol_errors_total{listener="gateway",side="upstream"}"#,
@@ -326,7 +336,8 @@ fn no_label_ever_holds_what_a_peer_sent() {
 #[test]
 fn users_and_listeners_of_a_reload_get_their_series() {
     let metrics = metrics();
-    metrics.add_users(&["batch".into()]);
+    metrics.add_users("gateway", &["batch"]);
+    metrics.add_users("queue", &["app", "batch"]);
     metrics
         .listener("queue")
         .auth_failed(Some("batch"), "bad_password");
@@ -334,6 +345,14 @@ fn users_and_listeners_of_a_reload_get_their_series() {
         &metrics,
         r#"keyward_auth_failures_total{listener="gateway",reason="bad_password",user="batch"}"#,
         0.0,
+    );
+    assert_eq!(
+        value(
+            &metrics,
+            r#"keyward_auth_failures_total{listener="sidecar",reason="bad_password",user="batch"}"#
+        ),
+        None,
+        "nobody of this name may log in there"
     );
     has(
         &metrics,
@@ -344,6 +363,50 @@ fn users_and_listeners_of_a_reload_get_their_series() {
         &metrics,
         r#"keyward_auth_failures_total{listener="queue",reason="bad_password",user="app"}"#,
         0.0,
+    );
+}
+
+#[test]
+fn the_first_refusal_of_an_alarming_command_is_an_increase() {
+    let names: BTreeSet<&str> = crate::acl::commands()
+        .iter()
+        .map(|command| command.name)
+        .collect();
+    for cmd in labels::ALARMING {
+        assert!(names.contains(cmd), "{cmd} is no name of the command table");
+    }
+    let metrics = metrics();
+    let series =
+        r#"keyward_commands_denied_total{cmd="flushall",listener="sidecar",reason="command",user="app"}"#;
+    has(&metrics, series, 0.0);
+    metrics
+        .listener("sidecar")
+        .denied("app", Some("flushall"), "command");
+    has(&metrics, series, 1.0);
+}
+
+#[test]
+fn many_users_do_not_multiply_the_alarming_commands() {
+    let metrics = metrics();
+    let lines = |metrics: &Metrics| metrics.render().lines().count();
+    let before = lines(&metrics);
+    let names: Vec<String> = (0..1_000).map(|n| format!("user{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    metrics.add_users("gateway", &names);
+    let each = Labels::default().user_auth_failures.len() + 1;
+    assert_eq!(lines(&metrics) - before, 1_000 * each);
+}
+
+#[test]
+fn revocation_lists_are_replaced() {
+    let metrics = metrics();
+    let family = "keyward_tls_crl_next_update_timestamp_seconds";
+    metrics.set_revocation_lists([("gateway", 5), ("sidecar", 6)]);
+    metrics.set_revocation_lists([("gateway", 7)]);
+    has(&metrics, &format!(r#"{family}{{listener="gateway"}}"#), 7.0);
+    assert_eq!(
+        value(&metrics, &format!(r#"{family}{{listener="sidecar"}}"#)),
+        None
     );
 }
 

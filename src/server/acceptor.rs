@@ -2,12 +2,13 @@
 //!
 //! It awaits nothing but `accept` and the order to stop: whatever a client can delay happens on a worker.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::drain::{DrainWatch, Level};
 use crate::limits::Source;
-use crate::metrics::AcceptErrorKind;
+use crate::metrics::{AcceptErrorKind, max_open_files};
 use crate::net;
 
 use super::connection::{Admission, Job};
@@ -22,6 +23,8 @@ pub(super) async fn accept(
     mut drain: DrainWatch,
 ) {
     let mut pause = FIRST_PAUSE;
+    let mut reserve = Reserve::new();
+    let mut reported: Option<Instant> = None;
     while drain.level() == Level::Running {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -40,15 +43,59 @@ pub(super) async fn accept(
                     tracing::debug!(event = "accept_failed", listener = &*listener.name, error = %error);
                     continue;
                 }
-                tracing::error!(
-                    event = "accept_failed", listener = &*listener.name, error = %error,
-                    help = "if it is the limit of open files, raise it (LimitNOFILE=, ulimit -n)"
-                );
+                if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+                    reported = Some(Instant::now());
+                    tracing::error!(
+                        event = "accept_failed", listener = &*listener.name, error = %error,
+                        open_files_allowed = reserve.limit(),
+                        help = "if it is the limit of open files, raise it (LimitNOFILE=, ulimit -n)"
+                    );
+                }
+                if kind == AcceptErrorKind::Descriptors {
+                    reserve.turn_away(&socket).await;
+                }
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     () = drain.draining() => {}
                 }
                 pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// A descriptor that is given up for a moment, to take clients that none is left for out of the backlog and close them
+/// (F-25): one that is turned away can try elsewhere, one that hangs cannot.
+struct Reserve(Option<File>);
+
+impl Reserve {
+    fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    /// How many there may be; to read that takes one.
+    fn limit(&mut self) -> Option<u64> {
+        self.0 = None;
+        let limit = max_open_files();
+        *self = Self::new();
+        limit
+    }
+
+    async fn turn_away(&mut self, socket: &net::Listener) {
+        for _ in 0..MOST_TURNED_AWAY {
+            self.0 = None;
+            // Whoever is there is accepted at once; nobody is waited for.
+            let surplus = tokio::select! {
+                biased;
+                accepted = socket.accept() => accepted.ok(),
+                () = std::future::ready(()) => None,
+            };
+            let more = surplus.is_some();
+            drop(surplus);
+            // Somebody else may have been faster; then there is nothing to give up until the next time.
+            *self = Self::new();
+            if !more || self.0.is_none() {
+                return;
             }
         }
     }
@@ -91,3 +138,7 @@ fn hand_over(accepted: net::Accepted, listener: &Arc<Listener>, workers: &Worker
 /// The pause after an error that will not go away by itself, doubled each time (rule F-25).
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Said once and then this often, while every error is counted.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+/// Clients that are turned away before accepting in earnest is tried again.
+const MOST_TURNED_AWAY: usize = 64;

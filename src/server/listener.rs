@@ -41,6 +41,8 @@ pub(super) struct Listener {
 pub(super) struct Settings {
     pub(super) config: config::Listener,
     pub(super) login: config::Login,
+    /// Turns of TLS handshakes in a round of a worker.
+    pub(super) max_handshakes: usize,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) users: Arc<Users>,
     pub(super) upstream: Arc<Upstream>,

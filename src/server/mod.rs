@@ -12,6 +12,8 @@
 mod acceptor;
 mod connection;
 mod counters;
+mod expiry;
+mod handshakes;
 mod lanes;
 mod listener;
 mod packing;
@@ -38,6 +40,7 @@ use crate::net::{self, BindError};
 use crate::tls::HandshakeFailure;
 use crate::upstream::{AuthRefusal, DialReason, Probe, Upstream};
 
+use expiry::Expiries;
 use listener::{Listener, Settings, Shared};
 use prepare::Built;
 use workers::{Balance, Workers};
@@ -80,6 +83,7 @@ pub struct Bound {
     readiness: Arc<Readiness>,
     admin: Option<Admin>,
     files: watch::Files,
+    expiries: Expiries,
 }
 
 /// What runs while serving.
@@ -109,7 +113,6 @@ pub fn metrics(config: &Config) -> Result<Arc<Metrics>, MetricsError> {
             .iter()
             .map(|upstream| upstream.name.clone())
             .collect(),
-        users: config.users.iter().map(|user| user.name.clone()).collect(),
         commands: crate::acl::commands()
             .iter()
             .map(|command| command.name)
@@ -145,6 +148,7 @@ impl Bound {
             metrics: Arc::clone(&metrics),
         });
         reload::tell_metrics(&config, &prepared, &upstreams, &metrics);
+        let expiries = Expiries::new(&config, &prepared, &upstreams);
         let mut sockets = Vec::new();
         let mut listeners = Vec::new();
         for (section, prepared) in config.listeners.iter().zip(prepared) {
@@ -188,6 +192,7 @@ impl Bound {
             readiness,
             admin,
             files,
+            expiries,
         })
     }
 
@@ -314,9 +319,10 @@ impl Serving {
     }
 
     /// Once a second: what is folded, forgotten or shown late.
-    fn tick(&self) {
-        let shared = &self.bound.shared;
+    fn tick(&mut self) {
         let now = Instant::now();
+        self.bound.expiries.tick(now);
+        let shared = &self.bound.shared;
         for ended in shared.throttle.sweep(now) {
             if let Some(listener) = self
                 .bound

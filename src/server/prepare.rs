@@ -22,6 +22,8 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) struct Prepared {
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) certificates: Vec<CertificateInfo>,
+    /// When the first of the revocation lists runs out, in Unix seconds.
+    pub(super) crl_next_update: Option<i64>,
     pub(super) users: Arc<Users>,
 }
 
@@ -60,9 +62,9 @@ pub(super) fn build(
     let mut listeners = Vec::new();
     for listener in &config.listeners {
         let users = users(config, listener, &entries, &mut acl_files, &mut faults);
-        let (tls, certificates) = match listener.tls.as_ref().map(ServerTls::load) {
-            None => (None, Vec::new()),
-            Some(Ok(tls)) => (Some(tls.config), tls.certificates),
+        let (tls, certificates, crl_next_update) = match listener.tls.as_ref().map(ServerTls::load) {
+            None => (None, Vec::new(), None),
+            Some(Ok(tls)) => (Some(tls.config), tls.certificates, tls.crl_next_update),
             Some(Err(error)) => {
                 let mut all = listener.tls.as_ref().map_or(Vec::new(), ServerTls::faults);
                 if all.is_empty() {
@@ -80,6 +82,7 @@ pub(super) fn build(
         listeners.push(Prepared {
             tls,
             certificates,
+            crl_next_update,
             users: Arc::new(Users::new(users)),
         });
     }

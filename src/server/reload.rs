@@ -8,6 +8,7 @@ use crate::tls;
 use crate::upstream::Upstream;
 
 use super::counters;
+use super::expiry::Expiries;
 use super::listener::Settings;
 use super::prepare::{self, Built, Prepared};
 use super::watch;
@@ -111,13 +112,8 @@ impl Serving {
             listeners: prepared,
             upstreams,
         } = prepare::build(&config, &environment, &counters::of(&metrics))?;
-        let names: Vec<String> = prepared
-            .iter()
-            .flat_map(|p| p.users.names())
-            .map(str::to_owned)
-            .collect();
-        metrics.add_users(&names);
         tell_metrics(&config, &prepared, &upstreams, &metrics);
+        let expiries = Expiries::new(&config, &prepared, &upstreams);
         let mut settings = Vec::new();
         for (section, prepared) in config.listeners.iter().zip(prepared) {
             settings.push(
@@ -143,6 +139,7 @@ impl Serving {
         bound.shared.throttle.reconfigure(&config.login);
         bound.upstreams = upstreams;
         bound.config = config;
+        bound.expiries = expiries;
         self.start_probes();
         // Workers ask their sessions to look at the new settings.
         self.reloads
@@ -151,7 +148,7 @@ impl Serving {
     }
 }
 
-/// Certificates' ends and passwords' ages.
+/// Who may log in where, certificates' ends and passwords' ages.
 pub(super) fn tell_metrics(
     config: &Config,
     prepared: &[Prepared],
@@ -159,7 +156,10 @@ pub(super) fn tell_metrics(
     metrics: &Metrics,
 ) {
     let mut certificates = Vec::new();
+    let mut lists = Vec::new();
     for (section, prepared) in config.listeners.iter().zip(prepared) {
+        metrics.add_users(&section.name, &prepared.users.names());
+        lists.extend(prepared.crl_next_update.map(|end| (section.name.as_str(), end)));
         for certificate in &prepared.certificates {
             certificates.push((
                 role(certificate.role),
@@ -182,6 +182,7 @@ pub(super) fn tell_metrics(
             .iter()
             .map(|(role, name, end)| (*role, name.as_str(), *end)),
     );
+    metrics.set_revocation_lists(lists);
     for user in &config.users {
         if let Some(config::CredentialSource::File(path)) = &user.credential
             && let Ok(modified) = std::fs::metadata(path).and_then(|metadata| metadata.modified())
@@ -221,6 +222,7 @@ impl Settings {
             sharing: server.connections == config::Connections::Shared,
             config: section.clone(),
             login: login.clone(),
+            max_handshakes: server.max_tls_handshakes,
             tls: prepared.tls,
             users: prepared.users,
             upstream,

@@ -20,6 +20,7 @@ use crate::session::Stamp;
 use crate::upstream::Scratch;
 
 use super::connection::{self, Job, Moved};
+use super::handshakes::Gate;
 use super::lanes::{self, Lanes};
 use super::listener::Listener;
 
@@ -70,10 +71,12 @@ pub(super) struct Worker {
     pub(super) lanes: Lanes,
     /// Sessions that should leave.
     leaving: RefCell<Vec<HandOver>>,
-    /// What it has counted, by listener number.
-    tallies: RefCell<Vec<(usize, Rc<Tally>)>>,
     /// Whether there are any, for a look that costs nothing.
     wants_to_hand_over: Cell<bool>,
+    /// What it has counted, by listener number.
+    tallies: RefCell<Vec<(usize, Rc<Tally>)>>,
+    /// Whose TLS handshake is gone on with.
+    pub(super) handshakes: Rc<Gate>,
 }
 
 /// How the worker reaches one of its sessions.
@@ -210,7 +213,9 @@ async fn work(
         leaving: RefCell::default(),
         tallies: RefCell::default(),
         wants_to_hand_over: Cell::new(false),
+        handshakes: Rc::default(),
     });
+    tokio::task::spawn_local(Rc::clone(&worker.handshakes).tend());
     let mut tidy = tokio::time::interval(lanes::TIDY_INTERVAL);
     let mut level = drain.level();
     loop {

@@ -293,7 +293,9 @@ impl Session {
             return self.close_now(Closing::Http);
         }
         if command.role == Role::Quit {
-            self.pending.answer(b"+OK\r\n", out);
+            if self.reply_mode == ReplyMode::On {
+                self.pending.answer(b"+OK\r\n", out);
+            }
             return self.close_after_answers(Closing::Quit);
         }
         let right_arity = right_arity(command.arity, args.announced());
@@ -754,11 +756,14 @@ impl Session {
         if unsent || !self.pending.is_empty() {
             return Action::Wait;
         }
+        // As in Redis, where RESET ends CLIENT REPLY OFF before it answers, but is itself the command that SKIP was about.
+        if self.reply_mode != ReplyMode::Skip {
+            self.pending.answer(b"+RESET\r\n", out);
+        }
         self.identity = self.open.clone();
         self.state = State::at(self.rules.home_db);
         self.reply_mode = ReplyMode::On;
         self.current = Current::None;
-        self.pending.answer(b"+RESET\r\n", out);
         Action::Reset
     }
 

@@ -344,6 +344,27 @@ fn reset_waits_for_outstanding_replies_and_makes_a_stranger() {
 }
 
 #[test]
+fn reset_and_quit_answer_as_redis_does_when_replies_are_off_or_skipped() {
+    // Redis 7.0.15: RESET ends OFF first, and is what SKIP skips; QUIT is silent under both.
+    for (mode, reset) in [("OFF", "+RESET\r\n"), ("SKIP", "")] {
+        let mut talk = Talk::known("+@all");
+        talk.says(&format!("CLIENT REPLY {mode}")).says("RESET");
+        assert_eq!(talk.last, Last::Reset, "{mode}");
+        assert_eq!(talk.heard(), reset, "{mode}");
+        talk.says("GET a");
+        assert_eq!(talk.heard(), "-NOAUTH Authentication required.\r\n", "{mode}");
+        let mut talk = Talk::known("+@all");
+        talk.says(&format!("CLIENT REPLY {mode}")).says("QUIT");
+        assert_eq!(talk.session.closing(), Some(Closing::Quit), "{mode}");
+        assert_eq!(talk.heard(), "", "{mode}");
+    }
+    // An error is what was skipped: RESET answers again.
+    let mut talk = Talk::known("+@all");
+    talk.says("CLIENT REPLY SKIP").says("RESET x").says("RESET");
+    assert_eq!(talk.heard(), "+RESET\r\n");
+}
+
+#[test]
 fn confirmations_are_counted_and_messages_are_not_replies() {
     let mut talk = Talk::known("safe");
     talk.says("SUBSCRIBE a b").says("KEYS x");

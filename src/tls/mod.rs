@@ -20,7 +20,9 @@ use rustls::{ProtocolVersion, SupportedProtocolVersion};
 
 pub use certificate::{CertificateInfo, CertificateRole};
 pub use client::{ClientTls, ConnectFailure, TlsReason};
-pub use server::{FailureKind, HandshakeFailure, PLAINTEXT_REPLY, Rejected, ServerTls, accept};
+pub use server::{
+    FailureKind, HandshakeFailure, PLAINTEXT_REPLY, Rejected, ServerTls, first_byte, handshake,
+};
 
 /// Why certificates, keys or revocation lists cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +68,7 @@ fn versions(lowest: ProtocolVersion) -> Vec<&'static SupportedProtocolVersion> {
 }
 
 /// A moment as `2026-11-01T00:00:00Z`, for messages.
-fn show_time(unix_seconds: i64) -> String {
+pub(crate) fn show_time(unix_seconds: i64) -> String {
     time::OffsetDateTime::from_unix_timestamp(unix_seconds)
         .ok()
         .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())

@@ -26,7 +26,7 @@ use crate::net::{Socket, Stream};
 /// A listener's TLS, loaded and checked.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
-    /// For [`accept`]. Swapped as a whole at a reload.
+    /// For [`handshake`]. Swapped as a whole at a reload.
     pub config: Arc<ServerConfig>,
     /// Expiry of every certificate file that was loaded.
     pub certificates: Vec<CertificateInfo>,
@@ -393,68 +393,79 @@ pub struct Rejected {
     pub socket: Option<Socket>,
 }
 
-/// Performs the handshake of one client, until `deadline`.
+impl Rejected {
+    fn new(failure: HandshakeFailure, detail: impl Into<String>, socket: Option<Socket>) -> Self {
+        Self {
+            failure,
+            detail: detail.into(),
+            socket,
+        }
+    }
+
+    fn timed_out() -> Self {
+        Self::new(HandshakeFailure::Timeout, "the handshake took too long", None)
+    }
+}
+
+/// Waits until the client has begun to speak, until `deadline` at the latest.
 ///
-/// Over TCP the first byte is looked at beforehand, so that a client that speaks RESP can be told in RESP.
+/// Over TCP the first byte is looked at, so that a client that speaks RESP can be told in RESP.
 ///
 /// # Errors
 /// [`Rejected`] with the reason.
-pub async fn accept(
+pub async fn first_byte(socket: Socket, deadline: Instant) -> Result<Socket, Rejected> {
+    let first = async {
+        match &socket {
+            Socket::Tcp(stream) => {
+                let mut first = [0u8; 1];
+                let read = stream.peek(&mut first).await?;
+                Ok::<_, io::Error>(first.get(..read).and_then(<[u8]>::first).copied())
+            }
+            // These cannot be peeked at: the TLS library finds out.
+            Socket::Unix(stream) => stream.readable().await.map(|()| Some(CONTENT_TYPE_HANDSHAKE)),
+            // No connection changes threads before its handshake is over.
+            Socket::Parked(_) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    };
+    match tokio::time::timeout_at(deadline, first).await {
+        Ok(Ok(Some(CONTENT_TYPE_HANDSHAKE))) => Ok(socket),
+        Ok(Ok(Some(_))) => Err(Rejected::new(
+            HandshakeFailure::Plaintext,
+            "the first byte is not TLS",
+            Some(socket),
+        )),
+        Ok(Ok(None)) => Err(Rejected::new(
+            HandshakeFailure::Eof,
+            "closed before the first byte",
+            None,
+        )),
+        Ok(Err(error)) => Err(Rejected::new(
+            HandshakeFailure::from_io(&error),
+            error.to_string(),
+            None,
+        )),
+        Err(_) => Err(Rejected::timed_out()),
+    }
+}
+
+/// Performs the handshake of one client, until `deadline`.
+///
+/// # Errors
+/// [`Rejected`] with the reason.
+pub async fn handshake(
     config: Arc<ServerConfig>,
     socket: Socket,
     deadline: Instant,
 ) -> Result<Stream, Rejected> {
-    let timed_out = Rejected {
-        failure: HandshakeFailure::Timeout,
-        detail: "the handshake took too long".to_owned(),
-        socket: None,
-    };
-    tokio::time::timeout_at(deadline, handshake(config, socket))
-        .await
-        .unwrap_or(Err(timed_out))
-}
-
-async fn handshake(config: Arc<ServerConfig>, socket: Socket) -> Result<Stream, Rejected> {
-    let rejected = |failure, detail: &str, socket| Rejected {
-        failure,
-        detail: detail.to_owned(),
-        socket,
-    };
-    // Unix sockets cannot be peeked at; there the TLS library finds out.
-    if let Socket::Tcp(stream) = &socket {
-        let mut first = [0u8; 1];
-        match stream.peek(&mut first).await {
-            Ok(0) => {
-                return Err(rejected(
-                    HandshakeFailure::Eof,
-                    "closed before the first byte",
-                    None,
-                ));
-            }
-            Ok(_) if first == [CONTENT_TYPE_HANDSHAKE] => {}
-            Ok(_) => {
-                return Err(rejected(
-                    HandshakeFailure::Plaintext,
-                    "the first byte is not TLS",
-                    Some(socket),
-                ));
-            }
-            Err(error) => {
-                return Err(rejected(
-                    HandshakeFailure::from_io(&error),
-                    &error.to_string(),
-                    None,
-                ));
-            }
-        }
-    }
-    match TlsAcceptor::from(config).accept(socket).into_fallible().await {
-        Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),
-        Err((error, socket)) => Err(rejected(
+    let accept = TlsAcceptor::from(config).accept(socket).into_fallible();
+    match tokio::time::timeout_at(deadline, accept).await {
+        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
+        Ok(Err((error, socket))) => Err(Rejected::new(
             HandshakeFailure::from_io(&error),
-            &error.to_string(),
+            error.to_string(),
             Some(socket),
         )),
+        Err(_) => Err(Rejected::timed_out()),
     }
 }
 

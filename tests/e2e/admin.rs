@@ -169,6 +169,8 @@ const FAMILIES: &[&str] = &[
     "keyward_tls_handshakes_total",
     "keyward_tls_handshake_failures_total",
     "keyward_tls_handshake_duration_seconds",
+    "keyward_tls_handshakes_in_progress",
+    "keyward_tls_handshakes_waiting",
     "keyward_tls_certificate_not_after_timestamp_seconds",
     "keyward_upstream_up",
     "keyward_upstream_connections_open",

@@ -4,6 +4,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 use std::time::Instant;
 
+use super::support::Authority;
 use super::support::Client;
 use super::support::Keyward;
 use super::support::Redis;
@@ -193,6 +194,26 @@ fn a_pipeline_that_has_been_read_is_answered_whole() {
     assert!(client.replies(200).iter().all(|reply| reply == "+OK"));
     client.expect_closed();
     assert_eq!(keyward.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn clients_that_have_said_nothing_hold_nobody_up() {
+    let ca = Authority::new("ca");
+    let redis = Redis::start();
+    let mut keyward = Setup::new(&redis)
+        .tls(&ca.server("server"), "")
+        .login("timeout = \"10m\"")
+        .server("drain_timeout = \"1h\"")
+        .add_listener("proxied", "main", "127.0.0.1:0")
+        .listener_line("proxied", "proxy_protocol_from = [\"127.0.0.0/8\"]")
+        .start();
+    let mut silent = [keyward.connect(), Client::tcp(keyward.address_of("proxied"))];
+    keyward.wait_metric("keyward_connections_open", &[], 2.0);
+    keyward.signal("TERM");
+    assert_eq!(keyward.wait_exit().code(), Some(0));
+    for client in &mut silent {
+        client.expect_closed();
+    }
 }
 
 #[test]

@@ -188,6 +188,27 @@ fn users_come_from_a_redis_acl_file_too() {
 }
 
 #[test]
+fn users_of_an_acl_file_have_their_series_from_the_start() {
+    let redis = Redis::start();
+    let setup = Setup::new(&redis);
+    let file = setup.write("users.acl", "user filed on >something-long ~* &* +@read\n");
+    let keyward = setup.listener(&format!("users_file = {:?}", file)).start();
+    for (reason, user) in [("bad_password", "filed"), ("bad_password", "app")] {
+        let labels = [("listener", "main"), ("user", user), ("reason", reason)];
+        assert_eq!(keyward.metric("keyward_auth_failures_total", &labels), 0.0);
+    }
+    // The first refusal must be an increase, not a new series.
+    for cmd in ["flushall", "config|set", "_other"] {
+        let labels = [("user", "filed"), ("cmd", cmd), ("reason", "command")];
+        assert_eq!(keyward.metric("keyward_commands_denied_total", &labels), 0.0);
+    }
+    let guess = keyward.connect().call_args(&["AUTH", "filed", WRONG_PASSWORD]);
+    assert!(guess.starts_with("-WRONGPASS "), "{guess}");
+    let labels = [("user", "filed"), ("reason", "bad_password")];
+    assert_eq!(keyward.metric("keyward_auth_failures_total", &labels), 1.0);
+}
+
+#[test]
 fn hello_switches_the_protocol_and_logs_in() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);

@@ -777,6 +777,30 @@ fn client_reply_works_where_it_is_allowed() {
 }
 
 #[test]
+fn reset_and_quit_speak_or_are_silent_as_in_redis() {
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    for (mode, silent) in [("OFF", false), ("SKIP", true)] {
+        let mode = format!("CLIENT REPLY {mode}");
+        let lines = [mode.as_str(), "RESET", "CLIENT GETNAME", "NOSUCH"];
+        let (mut through, mut past) = (keyward.root(), redis.client());
+        through.send(&pipeline(&lines));
+        past.send(&pipeline(&lines));
+        let count = if silent { 2 } else { 3 };
+        let replies = through.replies(count);
+        assert_eq!(replies, past.replies(count), "{mode}");
+        assert_eq!(replies[0] == "+RESET", !silent, "{mode}: {replies:?}");
+        // Nothing more comes behind it on either side.
+        for client in [&mut through, &mut past] {
+            assert!(client.call("RESET").starts_with("+RESET"), "{mode}");
+        }
+        let mut through = keyward.root();
+        through.send(&pipeline(&[mode.as_str(), "QUIT"]));
+        through.expect_closed();
+    }
+}
+
+#[test]
 fn a_subscriber_of_resp2_cannot_turn_replies_off() {
     let redis = Redis::start();
     let keyward = Keyward::start(&redis);

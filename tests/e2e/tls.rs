@@ -20,6 +20,7 @@ use super::support::PATIENCE;
 use super::support::Redis;
 use super::support::Setup;
 use super::support::certs::Wish;
+use super::support::eventually;
 use super::support::keyward::set_mode;
 use super::support::words;
 
@@ -175,6 +176,142 @@ fn a_stalled_handshake_ends_at_the_login_deadline() {
         &[("reason", "timeout")],
         2.0,
     );
+}
+
+/// The first bytes of a ClientHello, and then nothing.
+fn stalled(keyward: &Keyward) -> TcpStream {
+    let mut stream = TcpStream::connect(keyward.address()).unwrap();
+    stream.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00]).unwrap();
+    stream
+}
+
+/// One worker, and a login deadline that ends nothing in a test.
+fn one_worker(redis: &Redis, ca: &Authority) -> Setup {
+    Setup::new(redis)
+        .tls(&ca.server("server"), "")
+        .login("timeout = \"10m\"")
+        .server("workers = 1")
+}
+
+const IN_PROGRESS: &str = "keyward_tls_handshakes_in_progress";
+const WAITING: &str = "keyward_tls_handshakes_waiting";
+
+#[test]
+fn stalled_and_silent_clients_keep_no_handshake_from_its_turn() {
+    let ca = Authority::new("ca");
+    let redis = Redis::start();
+    // Default, and the strictest.
+    for places in [64, 1] {
+        let keyward = one_worker(&redis, &ca)
+            .server(&format!("max_tls_handshakes = {places}"))
+            .start();
+        let silent: Vec<Client> = (0..5).map(|_| keyward.connect()).collect();
+        let held: Vec<TcpStream> = (0..100).map(|_| stalled(&keyward)).collect();
+        keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 100.0);
+        for _ in 0..3 {
+            assert_eq!(client(&keyward, &ca.client_config(None)).call("PING"), "+PONG");
+        }
+        // They wait for their clients, not for us, and nobody had to go.
+        keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 100.0);
+        keyward.wait_metric(WAITING, &[("listener", "main")], 0.0);
+        assert_eq!(
+            keyward.metric("keyward_connections_closed_total", &[("reason", "evicted")]),
+            0.0
+        );
+        drop((held, silent));
+        keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 0.0);
+        keyward.wait_metric("keyward_connections_open", &[("listener", "main")], 0.0);
+    }
+}
+
+#[test]
+fn a_storm_of_handshakes_is_served_whole_and_sessions_with_it() {
+    let ca = Authority::new("ca");
+    let redis = Redis::start();
+    let keyward = one_worker(&redis, &ca).server("max_tls_handshakes = 2").start();
+    let address = keyward.address();
+    let config = ca.client_config(None);
+    let mut inside = client(&keyward, &config);
+    let clients: Vec<_> = (0..60)
+        .map(|_| {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || {
+                let client = Client::tls(address, &config).unwrap();
+                assert_eq!(client.login("app", APP_PASSWORD).call("PING"), "+PONG");
+            })
+        })
+        .collect();
+    for number in 1..=20 {
+        assert_eq!(inside.call("INCR n"), format!(":{number}"));
+    }
+    for client in clients {
+        client.join().unwrap();
+    }
+    keyward.wait_metric("keyward_tls_handshakes_total", &[("listener", "main")], 61.0);
+    assert_eq!(keyward.metric("keyward_tls_handshake_failures_total", &[]), 0.0);
+    assert_eq!(
+        keyward.metric("keyward_connections_closed_total", &[("reason", "evicted")]),
+        0.0
+    );
+    keyward.wait_metric(IN_PROGRESS, &[("listener", "main")], 0.0);
+    assert_eq!(keyward.metric(WAITING, &[("listener", "main")]), 0.0);
+}
+
+#[test]
+fn certificates_that_end_soon_or_have_ended_are_mentioned_at_every_load() {
+    let ca = Authority::new("ca");
+    let redis = Redis::start();
+    for (wish, event) in [
+        (Wish::server("soon").days(13), "certificate_expires_soon"),
+        (Wish::server("over").expired(), "certificate_expired"),
+    ] {
+        let identity = ca.issue(wish);
+        let keyward = Setup::new(&redis).tls(&identity, "").expect(event).start();
+        let line = keyward.wait_event(event);
+        assert_eq!(
+            (&line["role"], &line["name"]),
+            (&"listener".into(), &"main".into())
+        );
+        assert_eq!(line["file"], identity.certificate.to_str().unwrap());
+        keyward.reload();
+        eventually("the mention after the reload", || {
+            (keyward.events(event).len() == 2).then_some(())
+        });
+    }
+    // Two weeks and a bit are none of anybody's business: an unexpected warning fails the test.
+    let identity = ca.issue(Wish::server("fine").days(15));
+    let keyward = Setup::new(&redis).tls(&identity, "").start();
+    assert_eq!(client(&keyward, &ca.client_config(None)).call("PING"), "+PONG");
+}
+
+#[test]
+fn the_end_of_a_revocation_list_is_a_metric_and_mentioned_when_near() {
+    let (ca, clients) = (Authority::new("ca"), Authority::new("clients"));
+    let list = clients.revocation_list(&[]);
+    let redis = Redis::start();
+    let more = format!(
+        ", client_ca_file = {:?}, client_crl_file = {list:?}, client_certificates = \"required\"",
+        clients.file()
+    );
+    let keyward = Setup::new(&redis)
+        .tls(&ca.server("server"), &more)
+        .expect("revocation_list_expires_soon")
+        .start();
+    let end = || {
+        keyward.metric(
+            "keyward_tls_crl_next_update_timestamp_seconds",
+            &[("listener", "main")],
+        )
+    };
+    let now = time::OffsetDateTime::now_utc().unix_timestamp() as f64;
+    let left = end() - now;
+    assert!((6.9..7.1).contains(&(left / 86_400.0)), "{left} s");
+    assert!(keyward.events("revocation_list_expires_soon").is_empty());
+    clients.revocation_list_for(time::Duration::hours(6), &[]);
+    keyward.reload();
+    keyward.wait_event("revocation_list_expires_soon");
+    let left = end() - now;
+    assert!((5.9..6.1).contains(&(left / 3_600.0)), "{left} s");
 }
 
 #[test]

@@ -96,6 +96,45 @@ fn an_upstream_that_is_down_at_start_is_waited_for() {
 }
 
 #[test]
+fn a_redis_that_cannot_serve_says_so_itself_and_is_up_but_not_ready() {
+    // F-7, F-9, F-10: the errors pass in band, sessions live on, and readiness tells the balancer.
+    let redis = Redis::start();
+    let keyward = Keyward::start(&redis);
+    wait_ready(&keyward, 200);
+    let (mut client, mut direct) = (keyward.app(), redis.client());
+    assert_eq!(client.call("SET a 1"), "+OK");
+    assert_eq!(direct.call("REPLICAOF 127.0.0.1 1"), "+OK");
+    assert!(client.call("SET a 2").starts_with("-READONLY "));
+    assert_eq!(client.call("GET a"), "$1");
+    assert_eq!(direct.call("CONFIG SET replica-serve-stale-data no"), "+OK");
+    assert!(client.call("GET a").starts_with("-MASTERDOWN "));
+    wait_ready(&keyward, 503);
+    let up = [("upstream", "main")];
+    assert_eq!(keyward.metric("keyward_upstream_up", &up), 1.0);
+    assert_eq!(keyward.app().call("GET a").split(' ').next(), Some("-MASTERDOWN"));
+    assert_eq!(direct.call("REPLICAOF NO ONE"), "+OK");
+    wait_ready(&keyward, 200);
+    assert_eq!(client.call("SET a 2"), "+OK");
+    assert_eq!(direct.call("CONFIG SET busy-reply-threshold 1"), "+OK");
+    let mut busy = redis.client();
+    busy.send(&request(&[
+        b"EVAL",
+        b"while true do redis.call('PING') end",
+        b"0",
+    ]));
+    wait_ready(&keyward, 503);
+    assert!(client.call("GET a").starts_with("-BUSY "));
+    assert_eq!(keyward.metric("keyward_upstream_up", &up), 1.0);
+    assert_eq!(direct.call("SCRIPT KILL"), "+OK");
+    assert!(busy.reply().starts_with("-ERR "));
+    wait_ready(&keyward, 200);
+    assert_eq!(client.call("GET a"), "$2");
+    for code in ["READONLY", "MASTERDOWN", "BUSY"] {
+        assert!(keyward.metric("keyward_error_replies_total", &[("err", code)]) >= 1.0);
+    }
+}
+
+#[test]
 fn a_name_that_does_not_resolve_is_a_failure_like_others() {
     let keyward = Setup::to_url("redis://redis.invalid:6379/0")
         .upstream("unsafe_plaintext = true")

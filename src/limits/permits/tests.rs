@@ -53,6 +53,7 @@ fn config(max_connections: usize, max_unauthenticated: usize, listeners: Vec<Lis
             max_connections,
             max_unauthenticated,
             max_connections_per_ip: None,
+            max_tls_handshakes: 64,
             drain_timeout: Duration::from_secs(10),
             watch_interval: Duration::from_secs(2),
             connections: Connections::Dedicated,

@@ -7,8 +7,10 @@ mod client;
 mod login;
 mod relay;
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::drain::SessionGuard;
@@ -17,8 +19,9 @@ use crate::metrics::{CloseReason, TlsVersion};
 use crate::net::{self, Accepted, Peer, ProxyInfo, Socket, Stream};
 use crate::tls;
 
+use super::handshakes::Gate;
 use super::listener::{Courtesy, Listener, Settings};
-use super::worker::{Load, Registration, Worker};
+use super::worker::{Control, Load, Registration, Worker};
 
 use client::{Belongings, Client};
 use relay::{End, Relay};
@@ -68,7 +71,7 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
     match admission {
         Admission::Refused(reject, courtesy) => {
             listener.rejected(reject, &peer);
-            Box::pin(refuse(socket, &settings, reject)).await;
+            Box::pin(refuse(socket, &listener, &settings, &worker.handshakes, reject)).await;
             drop(courtesy);
         }
         Admission::Admitted(mut permit) => {
@@ -80,13 +83,16 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
             let mut opening = Opening {
                 listener: &listener,
                 settings: &settings,
+                gate: &worker.handshakes,
+                control: &registration.control,
                 permit,
                 peer,
             };
             // Boxed: what a handshake needs must not stay with the connection for its whole life.
-            match Box::pin(opening.stream(socket, deadline)).await {
+            let stream = Box::pin(opening.stream(socket, deadline)).await;
+            let Opening { permit, peer, .. } = opening;
+            match stream {
                 Ok(stream) => {
-                    let Opening { permit, peer, .. } = opening;
                     let belongings = Belongings {
                         permit,
                         listener,
@@ -145,23 +151,36 @@ fn hand_over(end: End, load: Load, guard: SessionGuard) {
 struct Opening<'a> {
     listener: &'a Listener,
     settings: &'a Settings,
+    gate: &'a Gate,
+    control: &'a Control,
     permit: ConnectionPermit,
     peer: Peer,
 }
 
 impl Opening<'_> {
     /// Reads the PROXY header and does the TLS handshake, as the listener demands.
-    async fn stream(&mut self, mut socket: Socket, deadline: Instant) -> Result<Stream, CloseReason> {
+    async fn stream(&mut self, socket: Socket, deadline: Instant) -> Result<Stream, CloseReason> {
+        let control = self.control;
+        tokio::select! {
+            stream = self.opened(socket, deadline) => stream,
+            // A session would end now as well.
+            () = told(control, Control::is_aborting) => Err(CloseReason::Drain),
+        }
+    }
+
+    async fn opened(&mut self, mut socket: Socket, deadline: Instant) -> Result<Stream, CloseReason> {
         let eviction = self.permit.eviction();
+        let control = self.control;
         if self.permit.source() == Source::Pending {
             let refused = tokio::select! {
                 header = self.proxy_header(&mut socket, deadline) => header?,
                 () = eviction.evicted() => return Err(CloseReason::Evicted),
+                () = told(control, Control::is_draining) => return Err(CloseReason::Drain),
             };
             if let Some(reject) = refused {
                 // It keeps its place among the strangers meanwhile, so as many at most are told at the same time.
                 tokio::select! {
-                    () = refuse(socket, self.settings, reject) => {}
+                    () = refuse(socket, self.listener, self.settings, self.gate, reject) => {}
                     () = eviction.evicted() => {}
                 }
                 return Err(CloseReason::Rejected);
@@ -170,11 +189,23 @@ impl Opening<'_> {
         let Some(config) = &self.settings.tls else {
             return Ok(socket.into());
         };
-        let begun = Instant::now();
-        let handshake = tls::accept(Arc::clone(config), socket, deadline.into());
-        let result = tokio::select! {
-            result = handshake => result,
+        let first = tokio::select! {
+            first = tls::first_byte(socket, deadline.into()) => first,
             () = eviction.evicted() => return Err(CloseReason::Evicted),
+            // One that has said nothing loses nothing.
+            () = told(control, Control::is_draining) => return Err(CloseReason::Drain),
+        };
+        let begun = Instant::now();
+        let result = match first {
+            Ok(socket) => tokio::select! {
+                result = self.gate.run(
+                    self.settings.max_handshakes,
+                    &self.listener.metrics,
+                    tls::handshake(Arc::clone(config), socket, deadline.into()),
+                ) => result,
+                () = eviction.evicted() => return Err(CloseReason::Evicted),
+            },
+            Err(rejected) => Err(rejected),
         };
         match result {
             Ok(stream) => {
@@ -229,16 +260,36 @@ impl Opening<'_> {
     }
 }
 
+/// Ready when the connection has been given this order.
+async fn told(control: &Control, order: fn(&Control) -> bool) {
+    poll_fn(|cx| {
+        control.watch(cx);
+        if order(control) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
 /// Tells a client that there is no room for it: after the TLS handshake if there is one, since nobody could read it
 /// before.
-async fn refuse(socket: Socket, settings: &Settings, reject: Reject) {
+async fn refuse(socket: Socket, listener: &Listener, settings: &Settings, gate: &Gate, reject: Reject) {
     let line = format!("-{}\r\n", reject.reply());
     let Some(config) = &settings.tls else {
         socket.refuse(line.as_bytes(), PATIENCE).await;
         return;
     };
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    if let Ok(mut stream) = tls::accept(Arc::clone(config), socket, deadline).await {
+    let Ok(socket) = tls::first_byte(socket, deadline).await else {
+        return;
+    };
+    let handshake = tls::handshake(Arc::clone(config), socket, deadline);
+    let result = gate
+        .run(settings.max_handshakes, &listener.metrics, handshake)
+        .await;
+    if let Ok(mut stream) = result {
         let _ = tokio::time::timeout(
             PATIENCE,
             tokio::io::AsyncWriteExt::write_all(&mut stream, line.as_bytes()),

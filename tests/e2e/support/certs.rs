@@ -149,12 +149,17 @@ impl Authority {
         identity
     }
 
-    /// A revocation list of this authority.
+    /// A revocation list of this authority, valid for a week.
     pub(crate) fn revocation_list(&self, revoked: &[&Identity]) -> PathBuf {
+        self.revocation_list_for(Duration::days(7), revoked)
+    }
+
+    /// One that is valid for so long.
+    pub(crate) fn revocation_list_for(&self, valid: Duration, revoked: &[&Identity]) -> PathBuf {
         let now = OffsetDateTime::now_utc();
         let list = CertificateRevocationListParams {
             this_update: now - Duration::hours(1),
-            next_update: now + Duration::days(7),
+            next_update: now + valid,
             crl_number: SerialNumber::from(1u64),
             issuing_distribution_point: None,
             revoked_certs: revoked
@@ -248,6 +253,12 @@ impl<'a> Wish<'a> {
     /// For other names than `localhost`.
     pub(crate) fn names(mut self, names: &[&str]) -> Self {
         self.names = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// Valid for so many days from now.
+    pub(crate) fn days(mut self, days: i64) -> Self {
+        self.not_after = OffsetDateTime::now_utc() + Duration::days(days);
         self
     }
 
