@@ -47,6 +47,7 @@ impl Plan {
             tls: None,
             connect_timeout: PATIENCE,
             auth_timeout: PATIENCE,
+            pool: config::UpstreamPool::default(),
         };
         Self {
             section,

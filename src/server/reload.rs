@@ -117,6 +117,10 @@ impl Serving {
             .map(str::to_owned)
             .collect();
         metrics.add_users(&names);
+        // Names and order are those of before, or a restart would have been asked for.
+        let upstreams: Vec<_> = std::iter::zip(&bound.upstreams, upstreams)
+            .map(|(present, next)| present.replaced_by(next))
+            .collect();
         tell_metrics(&config, &prepared, &upstreams, &metrics);
         let mut settings = Vec::new();
         for (section, prepared) in config.listeners.iter().zip(prepared) {
@@ -145,8 +149,7 @@ impl Serving {
         bound.config = config;
         self.start_probes();
         // Workers ask their sessions to look at the new settings.
-        self.reloads
-            .send_modify(|generation| *generation = generation.wrapping_add(1));
+        self.reloads.send_replace(self.bound.served());
         Ok(())
     }
 }
@@ -218,6 +221,7 @@ impl Settings {
         };
         let upstream_metrics: Arc<UpstreamMetrics> = metrics.upstream(upstream.name());
         Ok(Self {
+            drain_timeout: server.drain_timeout,
             sharing: server.connections == config::Connections::Shared,
             config: section.clone(),
             login: login.clone(),

@@ -19,7 +19,7 @@ use crate::session::Stamp;
 use crate::upstream::Scratch;
 
 use super::connection::{self, Job};
-use super::lanes::{self, Lanes};
+use super::lanes::{self, Lanes, Served};
 
 /// The acceptors' end of a worker.
 pub(super) struct Handle {
@@ -64,7 +64,11 @@ impl Handle {
     ///
     /// # Errors
     /// The system has no thread or descriptor left.
-    pub(super) fn start(index: usize, drain: DrainWatch, reloads: watch::Receiver<u64>) -> io::Result<Self> {
+    pub(super) fn start(
+        index: usize,
+        drain: DrainWatch,
+        upstreams: watch::Receiver<Vec<Served>>,
+    ) -> io::Result<Self> {
         let (jobs, queue) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -73,7 +77,7 @@ impl Handle {
             .name(format!("worker-{index}"))
             .spawn(move || {
                 let local = LocalSet::new();
-                local.block_on(&runtime, work(queue, drain, reloads));
+                local.block_on(&runtime, work(index, queue, drain, upstreams));
             })?;
         Ok(Self {
             jobs,
@@ -120,9 +124,10 @@ impl Drop for Load {
 }
 
 async fn work(
+    index: usize,
     mut queue: mpsc::UnboundedReceiver<Job>,
     mut drain: DrainWatch,
-    mut reloads: watch::Receiver<u64>,
+    mut upstreams: watch::Receiver<Vec<Served>>,
 ) {
     let worker = Rc::new(Worker {
         window: RefCell::new(vec![0; WINDOW].into_boxed_slice()),
@@ -130,9 +135,12 @@ async fn work(
         epoch: Instant::now(),
         controls: RefCell::default(),
         next_id: Cell::new(0),
-        lanes: Lanes::default(),
+        lanes: Lanes::new(index),
     });
+    worker.lanes.serve(&upstreams.borrow_and_update());
     let mut tidy = tokio::time::interval(lanes::TIDY_INTERVAL);
+    let mut refill = tokio::time::interval(lanes::REFILL_INTERVAL);
+    refill.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut level = drain.level();
     loop {
         tokio::select! {
@@ -148,7 +156,16 @@ async fn work(
                 worker.tell(|control| control.rise(level));
             }
             now = tidy.tick() => worker.lanes.tidy(now.into_std()),
-            Ok(()) = reloads.changed() => worker.tell(|control| control.reload.set(true)),
+            _ = refill.tick(), if level == Level::Running && worker.lanes.keeps_minimum() => {
+                Lanes::refill(&worker);
+            }
+            () = worker.lanes.wanted() => worker.lanes.give_up_idle(),
+            never = worker.lanes.watch_idle() => match never {},
+            Ok(()) = upstreams.changed() => {
+                // The sessions look at their new settings before they ask for a lane again.
+                worker.tell(|control| control.reload.set(true));
+                worker.lanes.serve(&upstreams.borrow_and_update());
+            }
         }
     }
 }

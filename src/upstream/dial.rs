@@ -16,20 +16,28 @@ use crate::tls::ConnectFailure;
 impl Upstream {
     /// One attempt, without back-off and without counting.
     pub(super) async fn attempt(&self) -> Result<Stream, DialError> {
-        let deadline = Instant::now() + self.connect_timeout;
+        let (connect_timeout, auth_timeout) = {
+            let tuning = self.tuning.load();
+            (tuning.connect_timeout, tuning.auth_timeout)
+        };
+        let deadline = Instant::now() + connect_timeout;
         let (socket, host) = timeout_at(deadline, self.connect(deadline))
             .await
-            .unwrap_or(Err(DialError::ConnectTimeout(self.connect_timeout)))?;
-        let mut stream = self.secure(socket, host, deadline).await?;
-        timeout(self.auth_timeout, handshake::log_in(self, &mut stream))
+            .unwrap_or(Err(DialError::ConnectTimeout(connect_timeout)))?;
+        let mut stream = match timeout_at(deadline, self.secure(socket, host)).await {
+            Ok(outcome) => outcome?,
+            // A plaintext Redis waits for the end of what it takes for a command, so silence has a likely cause.
+            Err(_) => return Err(DialError::Tls(ConnectFailure::timeout(connect_timeout))),
+        };
+        timeout(auth_timeout, handshake::log_in(self, &mut stream))
             .await
-            .unwrap_or(Err(DialError::AuthTimeout(self.auth_timeout)))?;
+            .unwrap_or(Err(DialError::AuthTimeout(auth_timeout)))?;
         Ok(stream)
     }
 
     /// Resolves and connects. Gives the host that TLS has to verify.
     async fn connect(&self, deadline: Instant) -> Result<(Socket, &str), DialError> {
-        match &self.address {
+        match &self.section.address {
             UpstreamAddress::Tcp { host, port } => {
                 Ok((Socket::Tcp(self.connect_tcp(host, *port, deadline).await?), host))
             }
@@ -38,16 +46,12 @@ impl Upstream {
     }
 
     /// Verifies TLS if it is configured. There is no way from here to plaintext then.
-    async fn secure(&self, socket: Socket, host: &str, deadline: Instant) -> Result<Stream, DialError> {
+    async fn secure(&self, socket: Socket, host: &str) -> Result<Stream, DialError> {
         let Some(slot) = &self.tls else {
             return Ok(socket.into());
         };
         let tls = slot.current.load_full();
-        // A plaintext Redis waits for the end of what it takes for a command, so silence has a likely cause.
-        match timeout_at(deadline, tls.connect(socket, host)).await {
-            Ok(outcome) => outcome.map_err(DialError::Tls),
-            Err(_) => Err(DialError::Tls(ConnectFailure::timeout(self.connect_timeout))),
-        }
+        tls.connect(socket, host).await.map_err(DialError::Tls)
     }
 
     /// Tries every address of the name (F-2); each gets its share of the time that is left.
@@ -67,7 +71,7 @@ impl Upstream {
                     return Ok(stream);
                 }
                 Ok(Err(error)) => connect_error(&error),
-                Err(_) => DialError::ConnectTimeout(self.connect_timeout),
+                Err(_) => DialError::ConnectTimeout(self.tuning.load().connect_timeout),
             };
         }
         Err(last)

@@ -31,7 +31,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::resp::{FrameKind, ReplyScan, ReplyScanner, encode};
 
-use super::{DialError, Dialed, Upstream};
+use super::{Dial, DialError, Dialed, Upstream};
 
 /// Requests above this size travel on a lane of their session's own, so that nobody waits behind them.
 pub const MAX_SHARED_REQUEST: usize = 16 * 1024;
@@ -204,10 +204,12 @@ impl Task {
 }
 
 impl SharedLane {
-    /// A lane in this state, and the task that serves it. Nothing is dialled before the task is polled.
+    /// A lane in this state over a connection in the making, and the task that serves it. The connection is either
+    /// fresh or in this state already. Nothing happens before the task is polled.
     pub fn open<S: Scratch, R: LaneReport>(
         upstream: &Arc<Upstream>,
         state: LaneState,
+        dial: Dial,
         scratch: Rc<S>,
         report: R,
     ) -> (Rc<Self>, Driver<S, R>) {
@@ -229,10 +231,9 @@ impl SharedLane {
             closed: Cell::new(false),
             task: Task::default(),
         });
-        let dialing = Arc::clone(upstream);
         let driver = Driver {
             lane: Rc::clone(&lane),
-            connection: Connection::Dialing(Box::pin(async move { dialing.dial().await })),
+            connection: Connection::Dialing(dial),
             scratch,
             report,
             replies: ReplyScanner::new(),
@@ -251,6 +252,17 @@ impl SharedLane {
     /// Whether new requests may be put on it.
     pub fn is_open(&self) -> bool {
         !self.closed.get()
+    }
+
+    /// Closes it to new requests; it ends when those on it have been answered.
+    pub fn retire(&self) {
+        self.closed.set(true);
+        self.task.wake();
+    }
+
+    /// Whether it belongs to an upstream that was replaced.
+    pub fn is_of_retired(&self) -> bool {
+        self.upstream.is_retired()
     }
 
     /// Whether it is a connection of this upstream in this state.
@@ -407,7 +419,7 @@ pub struct Driver<S, R> {
 }
 
 enum Connection {
-    Dialing(Pin<Box<dyn Future<Output = Result<Dialed, DialError>>>>),
+    Dialing(Dial),
     Open(Box<Dialed>),
 }
 
@@ -451,7 +463,7 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if let Connection::Dialing(dial) = &mut self.connection {
             match ready!(dial.as_mut().poll(cx)) {
-                Ok(dialed) => self.connection = Connection::Open(Box::new(dialed)),
+                Ok(dialed) => self.connection = Connection::Open(dialed),
                 Err(error) => return Poll::Ready(End::Dial(error)),
             }
         }
