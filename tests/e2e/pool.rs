@@ -357,11 +357,9 @@ fn after_a_restart_of_redis_all_sessions_go_on_within_the_bound() {
         replies.sort_by_key(|reply| reply[1..].parse::<u32>().unwrap_or_default());
         let expected: Vec<String> = (1..=200).map(|number| format!(":{number}")).collect();
         assert_eq!(replies, expected, "round {round}");
-        assert_eq!(
-            redis.other_clients(),
-            202,
-            "one each, the health check's, the watch's"
-        );
+        // One each, the watch's, and perhaps already the health check's.
+        let others = redis.other_clients();
+        assert!((201..=202).contains(&others), "{others}");
         watch.assert_at_most(200, 1);
     }
 }
