@@ -94,7 +94,7 @@ impl Lanes {
         }
         self.idle.borrow_mut().retain(|idle| !idle.upstream.is_retired());
         self.shared.borrow_mut().retain(|shared| {
-            let retired = shared.lane.is_of_retired();
+            let retired = shared.lane.upstream().is_retired();
             if retired {
                 shared.lane.retire();
             }
@@ -215,11 +215,19 @@ impl Lanes {
         self.bell.notified().await;
     }
 
-    /// Closes idle connections of upstreams that somebody waits for, no more than are waited for.
+    /// Closes idle connections of upstreams that somebody waits for, no more than are waited for. Then shared ones that
+    /// no session has a seat on; the others are in use, however quiet they are.
     pub(super) fn give_up_idle(&self) {
         self.idle
             .borrow_mut()
             .retain(|idle| idle.upstream.places().waiting() == 0);
+        self.shared.borrow_mut().retain(|shared| {
+            let goes = SharedLane::is_unused(&shared.lane) && shared.lane.upstream().places().waiting() > 0;
+            if goes {
+                shared.lane.retire();
+            }
+            !goes
+        });
     }
 
     /// Throws out idle connections that Redis has closed, as soon as it has.
@@ -254,7 +262,10 @@ impl Lanes {
                 !goes
             });
         }
+        drop(idle);
         self.shared.borrow_mut().retain(|shared| shared.lane.is_open());
+        // The last session of a shared one may have left since somebody began to wait.
+        self.give_up_idle();
     }
 
     /// Whether there is a minimum to be kept.

@@ -97,7 +97,8 @@ impl Handle {
         Load(Arc::clone(&self.load))
     }
 
-    /// Hands a connection over. The queue needs no bound of its own: every job holds a connection permit.
+    /// Hands a connection over. The queue needs no bound of its own: every job holds a connection permit or,
+    /// if it is only to be told that there is none, one of the listener's few courtesies.
     pub(super) fn send(&self, job: Job) {
         // A worker that is gone drops the job, and with it the connection.
         let _ = self.jobs.send(job);

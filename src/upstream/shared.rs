@@ -130,7 +130,7 @@ pub struct SharedLane {
 struct Queue {
     /// Requests that have not been written.
     out: BytesMut,
-    /// Whose the replies are, oldest first.
+    /// Whose the replies are, oldest first. Bounded by the outstanding requests of each session, `MAX_OUTSTANDING`.
     slots: VecDeque<Slot>,
     /// Position behind the last byte of `out`, counted from the lane's beginning.
     end: u64,
@@ -260,9 +260,14 @@ impl SharedLane {
         self.task.wake();
     }
 
-    /// Whether it belongs to an upstream that was replaced.
-    pub fn is_of_retired(&self) -> bool {
-        self.upstream.is_retired()
+    /// Where it leads.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Whether no session is on it and nothing under way: it is held by its task and by the list of lanes alone.
+    pub fn is_unused(lane: &Rc<Self>) -> bool {
+        Rc::strong_count(lane) <= 2 && lane.queue.borrow().slots.is_empty()
     }
 
     /// Whether it is a connection of this upstream in this state.
@@ -664,9 +669,7 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             return Poll::Ready(End::Idle);
         }
         while self.idle.as_mut().poll(cx).is_ready() {
-            // The lane is held by this task, by the list of lanes, and by each seat.
-            let unused = !std::mem::replace(&mut self.busy, false) && Rc::strong_count(&self.lane) <= 2;
-            if unused && self.lane.queue.borrow().slots.is_empty() {
+            if !std::mem::replace(&mut self.busy, false) && SharedLane::is_unused(&self.lane) {
                 return Poll::Ready(End::Idle);
             }
             self.idle.as_mut().reset(Instant::now() + IDLE_TIME);

@@ -210,6 +210,36 @@ fn idle_connections_are_not_kept_from_those_who_wait_elsewhere() {
 }
 
 #[test]
+fn shared_connections_that_nobody_uses_make_room() {
+    let redis = Redis::start();
+    let keyward = setup(&redis, "shared")
+        .server("workers = 2")
+        .upstream("max_connections = 1")
+        .upstream("wait_timeout = \"1m\"")
+        .start();
+    for _ in 0..3 {
+        let mut app = keyward.app();
+        assert_eq!(app.call("INCR a"), app_count(&redis));
+        let mut root = keyward.root();
+        root.send(&words("GET a"));
+        wait_upstream(&keyward, "waiting", 1.0);
+        // While its session is there, the connection is in use.
+        drop(app);
+        assert_eq!(root.reply().replacen('$', ":", 1), app_count(&redis));
+        drop(root);
+        let mut own = keyward.app();
+        assert_eq!(own.call("MULTI"), "+OK");
+        assert_eq!(own.call("EXEC"), "*[]");
+    }
+    assert_eq!(upstream_metric(&keyward, "wait_timeouts_total"), 0.0);
+}
+
+/// What `a` is, as INCR shows it.
+fn app_count(redis: &Redis) -> String {
+    redis.client().call("GET a").replacen('$', ":", 1)
+}
+
+#[test]
 fn whole_transactions_use_few_connections_and_give_them_back() {
     let redis = Redis::start();
     let keyward = setup(&redis, "shared").server("workers = 2").start();
