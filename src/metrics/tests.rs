@@ -235,6 +235,31 @@ fn a_connection_is_open_until_it_is_dropped_and_closed_once_for_its_first_reason
 }
 
 #[test]
+fn waits_for_a_connection_are_counted_and_last_until_dropped() {
+    let metrics = metrics();
+    let upstream = metrics.upstream("main");
+    let waits = |waiting: f64| {
+        for (name, expected) in [("waiting", waiting), ("waits_total", 1.0)] {
+            has(
+                &metrics,
+                &format!(r#"keyward_upstream_{name}{{upstream="main"}}"#),
+                expected,
+            );
+        }
+    };
+    let wait = upstream.wait();
+    waits(1.0);
+    upstream.wait_timed_out();
+    drop(wait);
+    waits(0.0);
+    has(
+        &metrics,
+        r#"keyward_upstream_wait_timeouts_total{upstream="main"}"#,
+        1.0,
+    );
+}
+
+#[test]
 fn upstream_connections_are_open_until_dropped() {
     let metrics = metrics();
     let upstream = metrics.upstream("main");

@@ -77,6 +77,11 @@ impl Lane {
         }
     }
 
+    /// Whether there is no connection yet.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Dialing(_))
+    }
+
     /// Marks a lane whose upstream was replaced: no request that can travel elsewhere may be put on it.
     pub fn retire(&mut self) {
         self.retired = true;

@@ -228,8 +228,11 @@ fn shared_connections_that_nobody_uses_make_room() {
         assert_eq!(root.reply().replacen('$', ":", 1), app_count(&redis));
         drop(root);
         let mut own = keyward.app();
+        // Its own place on a shared one is not in its way either.
+        assert_eq!(own.call("EXISTS a"), ":1");
         assert_eq!(own.call("MULTI"), "+OK");
         assert_eq!(own.call("EXEC"), "*[]");
+        assert_eq!(own.call("EXISTS a"), ":1");
     }
     assert_eq!(upstream_metric(&keyward, "wait_timeouts_total"), 0.0);
 }
@@ -587,4 +590,35 @@ fn an_element_is_never_given_to_a_client_that_has_left() {
             (lanes(&keyward, "own") == 0.0).then_some(())
         });
     }
+}
+
+#[test]
+fn bounds_that_make_no_sense_are_refused_with_their_place() {
+    let redis = Redis::start();
+    for (lines, expected) in [
+        (
+            &["pool_min = 3", "pool_max = 2"][..],
+            "`pool_min` is more than `pool_max`",
+        ),
+        (&["max_connections = 0"], "`max_connections` is out of range"),
+        (&["wait_timeout = \"1ms\""], "`wait_timeout` is out of range"),
+        (&["pool_idle_time = \"0s\""], "`pool_idle_time` is out of range"),
+        (&["pool_max = 1_000_000"], "`pool_max` is out of range"),
+    ] {
+        let setup = lines
+            .iter()
+            .fold(Setup::new(&redis), |setup, line| setup.upstream(line));
+        let (status, said) = setup.refuse();
+        assert_ne!(status, 0);
+        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(said.contains("keyward.toml:"), "{said}");
+    }
+    // A larger minimum than the usual maximum needs no second key.
+    let keyward = setup(&redis, "dedicated")
+        .server("workers = 1")
+        .upstream("pool_min = 20")
+        .start();
+    eventually("all to be ready", || {
+        (lanes(&keyward, "idle") == 20.0).then_some(())
+    });
 }

@@ -719,6 +719,7 @@ impl Relay {
     fn open_lane(&mut self) -> &mut BytesMut {
         let Self {
             lane,
+            seat,
             session,
             client,
             ..
@@ -726,6 +727,10 @@ impl Relay {
         let lane = lane.get_or_insert_with(|| {
             let (db, resp3) = session.lane_state();
             let (mut lane, state) = client.lane(LaneState { db, resp3 });
+            if lane.is_connecting() && seat.as_ref().is_some_and(|seat| seat.outstanding() == 0) {
+                // If all connections are taken, it must not wait for one that it keeps from being closed itself.
+                *seat = None;
+            }
             session.replay_from((state.db, state.resp3), lane.buffer());
             lane
         });
