@@ -27,12 +27,11 @@ mod probe;
 mod shared;
 
 use std::any::Any;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -272,102 +271,6 @@ impl Upstream {
         self.tuning.load().pool
     }
 
-    /// A connection for whoever needs one: what `idle` has, else a new one as soon as there is a place for it. `home`
-    /// is the worker that asks; `idle` is asked again whenever that worker says that it has become idle.
-    ///
-    /// # Errors
-    /// [`DialError`]; [`DialError::Full`] when there was no place within `wait_timeout`.
-    pub async fn connection(
-        &self,
-        home: usize,
-        mut idle: impl FnMut() -> Option<Box<Dialed>>,
-    ) -> Result<Box<Dialed>, DialError> {
-        if self.places.waiting() == 0
-            && let Some(idle) = idle()
-        {
-            return Ok(idle);
-        }
-        if let Some(place) = self.places.take() {
-            return self.dial_at(place).await.map(Box::new);
-        }
-        let waiting = self.counters.waiting();
-        let mut queued = self.places.queue(home);
-        let pool = self.pool();
-        let turn = poll_fn(|cx| match Pin::new(&mut queued).poll(cx) {
-            Poll::Ready(place) => Poll::Ready(Turn::Place(place)),
-            Poll::Pending => idle().map_or(Poll::Pending, |idle| Poll::Ready(Turn::Idle(idle))),
-        });
-        let turn = tokio::time::timeout(pool.wait_timeout, turn).await;
-        drop((queued, waiting));
-        match turn {
-            Ok(Turn::Idle(idle)) => Ok(idle),
-            Ok(Turn::Place(place)) => self.dial_at(place).await.map(Box::new),
-            Err(_) => {
-                self.counters.wait_timed_out();
-                let error = DialError::Full(self.places.max());
-                self.note_full(&error);
-                Err(error)
-            }
-        }
-    }
-
-    /// A connection, without regard to idle ones.
-    ///
-    /// # Errors
-    /// As [`Upstream::connection`].
-    pub async fn dial(&self) -> Result<Dialed, DialError> {
-        self.connection(usize::MAX, || None).await.map(|dialed| *dialed)
-    }
-
-    /// Opens a connection at this place: resolve, connect, verify TLS, log in, select the database.
-    ///
-    /// After Redis has refused our credential, further calls fail at once with the same error for a while (1 s,
-    /// growing to 30 s), unless [`Upstream::reload_credential`] finds a new one. After other failures they wait a
-    /// little, and fail with the others that wait when one of them has tried in vain.
-    ///
-    /// # Errors
-    /// [`DialError`]; logged (once, then every 30 s) and counted here.
-    pub async fn dial_at(&self, place: Place) -> Result<Dialed, DialError> {
-        let slot = self.pace.enter().await?;
-        let begun = Instant::now();
-        let dialed = self.dial_now(Some(place)).await;
-        if let Err(error) = &dialed
-            && error.refusal().is_none()
-        {
-            self.pace.failed(begun, Instant::now(), error);
-        }
-        drop(slot);
-        dialed
-    }
-
-    /// Opens a connection at once.
-    async fn dial_now(&self, place: Option<Place>) -> Result<Dialed, DialError> {
-        self.check_refusal()?;
-        self.counters.connecting();
-        let begun = Instant::now();
-        match self.attempt().await {
-            Ok(stream) => {
-                *lock(&self.refusal) = None;
-                self.note_success();
-                self.pace.succeeded();
-                Ok(Dialed {
-                    stream,
-                    open: self.counters.connected(begun.elapsed()),
-                    place,
-                })
-            }
-            Err(error) => {
-                if let Some(refusal) = error.refusal() {
-                    self.counters.auth_failed(refusal);
-                    self.note_refusal(&error, begun);
-                }
-                self.counters.connect_failed(error.reason());
-                self.note_failure(&error);
-                Err(error)
-            }
-        }
-    }
-
     /// Looks at the secret's file again; a new credential is used from the next connection on, and existing
     /// connections stay (Redis keeps them, F-16). `true` if it changed.
     ///
@@ -507,12 +410,6 @@ impl Upstream {
     pub fn is_failing(&self) -> bool {
         lock(&self.report).down.is_some()
     }
-}
-
-/// What became of waiting for a connection.
-enum Turn {
-    Place(Place),
-    Idle(Box<Dialed>),
 }
 
 impl Tuning {
