@@ -614,6 +614,20 @@ fn bounds_that_make_no_sense_are_refused_with_their_place() {
         assert!(said.contains(expected), "{expected}: {said}");
         assert!(said.contains("keyward.toml:"), "{said}");
     }
+    let few = Setup::new(&redis)
+        .server("workers = 1")
+        .server("max_connections = 100")
+        .upstream("pool_min = 20")
+        .open_files(270)
+        .expect("KW0304")
+        .start();
+    let warning = few.wait_event_where("configuration_warning", |line| {
+        line["problem"]
+            .as_str()
+            .is_some_and(|text| text.contains("`pool_min`"))
+    });
+    assert_eq!(warning["level"], "WARN");
+    drop(few);
     // A larger minimum than the usual maximum needs no second key.
     let keyward = setup(&redis, "dedicated")
         .server("workers = 1")
