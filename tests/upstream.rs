@@ -47,6 +47,7 @@ impl Plan {
             tls: None,
             connect_timeout: PATIENCE,
             auth_timeout: PATIENCE,
+            pool: config::UpstreamPool::default(),
         };
         Self {
             section,
@@ -107,14 +108,18 @@ impl Plan {
         self
     }
 
-    fn try_build(&self) -> Result<Arc<Upstream>, SetupError> {
+    fn read(&self) -> Result<Upstream, SetupError> {
         let lookup = |name: &str| {
             self.variables
                 .iter()
                 .find(|(known, _)| *known == name)
                 .map(|(_, value)| value.clone())
         };
-        Upstream::new(&self.section, &lookup, Arc::clone(&self.counters)).map(Arc::new)
+        Upstream::new(&self.section, &lookup, Arc::clone(&self.counters))
+    }
+
+    fn try_build(&self) -> Result<Arc<Upstream>, SetupError> {
+        self.read().map(Arc::new)
     }
 
     fn build(&self) -> Arc<Upstream> {
@@ -885,6 +890,68 @@ async fn certificates_are_exchanged_at_a_reload_or_kept() {
     upstream.dial().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_reload_keeps_an_upstream_that_is_the_same_server_and_takes_what_its_files_hold_now() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let redis = tls_redis(&new.server("redis"), &new).start();
+    let directory = TempDir::new().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::copy(old.file(), &ca).unwrap();
+    let file = secret(&directory, &[WRONG_PASSWORD]);
+    let tls = UpstreamTls {
+        ca_file: Some(ca.clone()),
+        ..UpstreamTls::default()
+    };
+    let mut plan = Plan::tcp("localhost", redis.tls_port())
+        .password_file(&file)
+        .tls(tls);
+    let upstream = plan.build();
+    assert_eq!(tls_reason(&refused(&upstream).await), TlsReason::Untrusted);
+    std::fs::copy(new.file(), &ca).unwrap();
+    let kept = upstream.replaced_by(plan.read().unwrap());
+    assert!(Arc::ptr_eq(&upstream, &kept));
+    assert_eq!(refused(&upstream).await.label(), "auth_refused");
+    secret(&directory, &[REDIS_PASSWORD]);
+    plan.section.pool.max_connections = 1;
+    let kept = upstream.replaced_by(plan.read().unwrap());
+    assert!(Arc::ptr_eq(&upstream, &kept) && !upstream.is_retired());
+    // Not held up by the refusal before; and within the new bound.
+    let only = upstream.dial().await.unwrap();
+    assert!(upstream.places().take().is_none());
+
+    plan.section.database = 1;
+    let next = upstream.replaced_by(plan.read().unwrap());
+    assert!(!Arc::ptr_eq(&upstream, &next) && upstream.is_retired());
+    assert!(
+        next.places().take().is_none(),
+        "the old one's connection counts until it is closed"
+    );
+    drop(only);
+    next.dial().await.unwrap();
+}
+
+#[tokio::test]
+async fn waiting_for_a_place_ends_with_an_error_that_names_the_bound() {
+    let redis = Redis::start();
+    let mut plan = Plan::unix(redis.socket()).password(REDIS_PASSWORD);
+    plan.section.pool.max_connections = 2;
+    plan.section.pool.wait_timeout = Duration::from_millis(50);
+    let upstream = plan.build();
+    let (one, _two) = (upstream.dial().await.unwrap(), upstream.dial().await.unwrap());
+    let error = upstream.dial().await.unwrap_err();
+    assert_eq!(error, DialError::Full(2));
+    let reply = error.client_reply();
+    assert!(
+        reply.starts_with("LOADING ") && reply.contains("max_connections"),
+        "{reply}"
+    );
+    assert!(!upstream.is_failing(), "nothing is wrong with Redis");
+    // The health check has a connection beside them.
+    assert!(Probe::new(Arc::clone(&upstream)).check().await.ready);
+    drop(one);
+    upstream.dial().await.unwrap();
+}
+
 // The probe and the log.
 
 #[tokio::test]
@@ -971,6 +1038,9 @@ async fn the_log_has_one_line_for_each_change_of_state() {
         .json()
         .with_writer(move || writer.clone())
         .finish();
+    // With a single subscriber in the process, a line that another test reaches first would be off for good: its thread
+    // has none.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
     let mut redis = Redis::start();
     let upstream = Plan::unix(redis.socket()).password(REDIS_PASSWORD).build();
@@ -978,7 +1048,7 @@ async fn the_log_has_one_line_for_each_change_of_state() {
         upstream.dial().await.unwrap();
     }
     redis.kill();
-    for _ in 0..10 {
+    for _ in 0..4 {
         refused(&upstream).await;
     }
     redis.restart();

@@ -187,6 +187,7 @@ fn build(
         message.help("add a [[listener]] table with `name` and `address`, or set KEYWARD_LISTEN");
     }
     let upstreams = upstream::check_all(context, &raw.upstreams);
+    kept_ready(context, raw, &server, &upstreams, descriptor_limit);
     let users = user::check_all(context, &raw.users);
     let shared = listener::Shared {
         upstream_names: &names(&raw.upstreams),
@@ -268,7 +269,6 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
 /// Rule L-31: each client takes two descriptors (its own and one towards Redis), and 64 are for everything else.
 /// A number that was asked for and does not fit is refused; the default shrinks to what fits and says so.
 fn max_connections(context: &mut Context<'_>, table: &Table, descriptor_limit: Option<u64>) -> u64 {
-    const RESERVE: u64 = 64;
     let given = context.integer(table, "max_connections", (1, MOST_CONNECTIONS));
     if given.is_none() && table.has("max_connections") {
         // Reported; other limits are not to be measured by a number that nobody wrote.
@@ -311,6 +311,39 @@ fn max_connections(context: &mut Context<'_>, table: &Table, descriptor_limit: O
             possible
         }
     }
+}
+
+/// Rule L-31 once more: what is kept ready comes on top of what clients take.
+fn kept_ready(
+    context: &mut Context<'_>,
+    raw: &RawConfig,
+    server: &Server,
+    upstreams: &[Checked<super::Upstream>],
+    descriptor_limit: Option<u64>,
+) {
+    let workers = to_u64(server.workers);
+    let ready: u64 = upstreams
+        .iter()
+        .map(|upstream| to_u64(upstream.value.pool.min) * workers)
+        .sum();
+    let needed = to_u64(server.max_connections) * 2 + RESERVE + ready;
+    let Some(limit) = descriptor_limit.filter(|limit| ready > 0 && needed > *limit) else {
+        return;
+    };
+    let table = raw.upstreams.iter().find(|table| table.has("pool_min"));
+    let place = table.map_or(Place::Default, |table| table.place_of("pool_min"));
+    context
+        .warning(
+            code::DESCRIPTORS,
+            &place,
+            "`pool_min` and `max_connections` of [server] do not fit into the open files allowed",
+        )
+        .label(format!(
+            "{ready} connections are kept ready; {needed} open files with all clients, {limit} are allowed"
+        ))
+        .help(format!(
+            "allow more with `ulimit -n {needed}`, or LimitNOFILE={needed} in a systemd unit; or lower one of the two"
+        ));
 }
 
 fn admin(context: &mut Context<'_>, table: &Table) -> Admin {
@@ -510,6 +543,9 @@ fn to_u32(number: u64) -> u32 {
 pub(super) fn to_u64(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
+
+/// Open files that are neither a client's nor towards Redis.
+const RESERVE: u64 = 64;
 
 /// Above this a typing error is likelier than a machine that can do it.
 pub(super) const MOST_CONNECTIONS: u64 = 10_000_000;

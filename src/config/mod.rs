@@ -183,9 +183,48 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// AUTH, HELLO, SELECT on a new connection; default 2 s (L-28).
     pub auth_timeout: Duration,
+    /// How many connections there may be, and which are kept ready.
+    pub pool: UpstreamPool,
+}
+
+/// Connections to one upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamPool {
+    /// Connections of this process at once, whatever they are used for; default 9,900: a hundred less than Redis's
+    /// default `maxclients`, which its replicas, its operator and our health check need as well.
+    pub max_connections: usize,
+    /// How long a client may wait for one to become free; default 2 s, less than client libraries wait for a reply.
+    pub wait_timeout: Duration,
+    /// Idle connections that each worker opens ahead of need; default 0.
+    pub min: usize,
+    /// Idle connections that each worker keeps at most; default 16.
+    pub max: usize,
+    /// How long it keeps one above the minimum that nobody wants; default 60 s.
+    pub idle_time: Duration,
+}
+
+impl Default for UpstreamPool {
+    fn default() -> Self {
+        Self {
+            max_connections: 9_900,
+            wait_timeout: Duration::from_secs(2),
+            min: 0,
+            max: 16,
+            idle_time: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Upstream {
+    /// Whether connections made for `self` are what the other would make: the same server, login and TLS.
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.database == other.database
+            && self.username == other.username
+            && self.credential == other.credential
+            && self.tls == other.tls
+    }
+
     /// The address as logs show it: without user and password.
     pub fn redacted_url(&self) -> RedactedUrl {
         RedactedUrl::new(self.address.clone(), self.database)
@@ -218,7 +257,7 @@ pub enum CredentialSource {
 }
 
 /// TLS towards an upstream.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UpstreamTls {
     /// CA bundle; `None`: the system's roots.
     pub ca_file: Option<PathBuf>,

@@ -128,6 +128,11 @@ const UPSTREAM: &[Key] = &[
     boolean("unsafe_plaintext"),
     text("connect_timeout"),
     text("auth_timeout"),
+    integer("max_connections"),
+    text("wait_timeout"),
+    integer("pool_min"),
+    integer("pool_max"),
+    text("pool_idle_time"),
 ];
 
 const LISTENER: &[Key] = &[

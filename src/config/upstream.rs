@@ -6,11 +6,11 @@ use super::address::is_loopback_host;
 use super::code;
 use super::context::{Context, Place};
 use super::files::{self, Content};
-use super::load::{Checked, seconds};
+use super::load::{Checked, MOST_CONNECTIONS, seconds, to_u64, to_usize};
 use super::raw::{Given, Table};
 use super::url::{RedactedUrl, RedisUrl};
 use super::user::{credential_source, duplicates, name, name_or, usable};
-use super::{CertificateFiles, CredentialSource, Upstream, UpstreamAddress, UpstreamTls};
+use super::{CertificateFiles, CredentialSource, Upstream, UpstreamAddress, UpstreamPool, UpstreamTls};
 use crate::config::context::Message;
 
 /// Checks every table.
@@ -42,6 +42,7 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<Upstream> {
     let limits = (std::time::Duration::from_millis(10), seconds(300));
     let connect_timeout = context.duration(table, "connect_timeout", seconds(2), limits);
     let auth_timeout = context.duration(table, "auth_timeout", seconds(2), limits);
+    let pool = pool(context, table);
     let unsafe_plaintext = context.boolean(table, "unsafe_plaintext", false);
     if let Some(url) = &url
         && let (false, UpstreamAddress::Tcp { host, .. }) = (url.tls, &url.address)
@@ -64,8 +65,43 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<Upstream> {
         tls: tls.unwrap_or_default(),
         connect_timeout,
         auth_timeout,
+        pool,
     };
     Checked { value, sound }
+}
+
+/// How many connections there may be, and which are kept ready.
+fn pool(context: &mut Context<'_>, table: &Table) -> UpstreamPool {
+    let default = UpstreamPool::default();
+    let max_connections = context.integer_or(
+        table,
+        "max_connections",
+        to_u64(default.max_connections),
+        (1, MOST_CONNECTIONS),
+    );
+    let waits = (std::time::Duration::from_millis(10), seconds(300));
+    let wait_timeout = context.duration(table, "wait_timeout", default.wait_timeout, waits);
+    let most = (0, MOST_IDLE);
+    let min = context.integer_or(table, "pool_min", to_u64(default.min), most);
+    let max = context.integer_or(table, "pool_max", to_u64(default.max).max(min), most);
+    if min > max {
+        context
+            .error(
+                code::RANGE,
+                &table.place_of("pool_min"),
+                "`pool_min` is more than `pool_max`",
+            )
+            .label(format!("pool_max is {max}"))
+            .help("raise pool_max, or lower pool_min");
+    }
+    let idle = (seconds(1), seconds(86_400));
+    UpstreamPool {
+        max_connections: to_usize(max_connections),
+        wait_timeout,
+        min: to_usize(min),
+        max: to_usize(max),
+        idle_time: context.duration(table, "pool_idle_time", default.idle_time, idle),
+    }
 }
 
 /// Rule T-4: the password and the data cross a network in the clear only when that is said in words.
@@ -417,3 +453,6 @@ pub(super) fn certificate_pair(
         (None, None) => Ok(None),
     }
 }
+
+/// Idle connections of one worker at most: more would be a bound that bounds nothing.
+const MOST_IDLE: u64 = 1_000;

@@ -66,6 +66,11 @@ pub struct UpstreamMetrics {
     error_replies: Words,
     credential_changed: (String, prometheus::GaugeVec),
     lanes: Vec<(LaneKind, IntGauge)>,
+    waiting: IntGauge,
+    waits: IntCounter,
+    wait_timeouts: IntCounter,
+    /// Connections allowed at once.
+    pub connections_max: IntGauge,
     /// Requests on shared connections that have no reply yet.
     pub requests_queued: IntGauge,
     /// Requests that left together on a shared connection.
@@ -378,6 +383,10 @@ impl UpstreamMetrics {
                     )
                 })
                 .collect(),
+            waiting: families.upstream_waiting.with_label_values(&[name]),
+            waits: families.upstream_waits.with_label_values(&[name]),
+            wait_timeouts: families.upstream_wait_timeouts.with_label_values(&[name]),
+            connections_max: families.upstream_connections_max.with_label_values(&[name]),
             requests_queued: families.upstream_requests_queued.with_label_values(&[name]),
             requests_per_flush: families.upstream_requests_per_flush.with_label_values(&[name]),
         }
@@ -396,6 +405,17 @@ impl UpstreamMetrics {
     /// Counts a connection as open until the guard is dropped.
     pub fn connection_open(&self) -> GaugeGuard {
         GaugeGuard::new(Some(&self.open))
+    }
+
+    /// Counts somebody who waits for a connection, until the guard is dropped.
+    pub fn wait(&self) -> GaugeGuard {
+        self.waits.inc();
+        GaugeGuard::new(Some(&self.waiting))
+    }
+
+    /// Counts a wait that was in vain.
+    pub fn wait_timed_out(&self) {
+        self.wait_timeouts.inc();
     }
 
     /// Counts a connection by its use until the guard is dropped.

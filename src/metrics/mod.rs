@@ -123,6 +123,10 @@ struct Families {
     upstream_credential_changed: GaugeVec,
     upstream_up: IntGaugeVec,
     upstream_connections_open: IntGaugeVec,
+    upstream_connections_max: IntGaugeVec,
+    upstream_waiting: IntGaugeVec,
+    upstream_waits: IntCounterVec,
+    upstream_wait_timeouts: IntCounterVec,
     upstream_connects: IntCounterVec,
     upstream_connect_failures: IntCounterVec,
     upstream_connect_duration: HistogramVec,
@@ -508,6 +512,26 @@ impl Families {
             upstream_connections_open: make.gauges(
                 "keyward_upstream_connections_open",
                 "Connections open to this upstream.",
+                &["upstream"],
+            )?,
+            upstream_connections_max: make.gauges(
+                "keyward_upstream_connections_max",
+                "Connections allowed to this upstream at once (max_connections); the health check's comes on top.",
+                &["upstream"],
+            )?,
+            upstream_waiting: make.gauges(
+                "keyward_upstream_waiting",
+                "Clients and shared connections that wait at present because max_connections of this upstream is reached.",
+                &["upstream"],
+            )?,
+            upstream_waits: make.counters(
+                "keyward_upstream_waits_total",
+                "Times somebody had to wait because max_connections of this upstream was reached.",
+                &["upstream"],
+            )?,
+            upstream_wait_timeouts: make.counters(
+                "keyward_upstream_wait_timeouts_total",
+                "Waits for a connection to this upstream that were in vain (wait_timeout).",
                 &["upstream"],
             )?,
             upstream_connects: make.counters(

@@ -79,6 +79,10 @@ fn every_documented_family_is_there_under_its_name_and_type() {
         ("keyward_tls_handshakes_waiting", "gauge"),
         ("keyward_upstream_up", "gauge"),
         ("keyward_upstream_connections_open", "gauge"),
+        ("keyward_upstream_connections_max", "gauge"),
+        ("keyward_upstream_waiting", "gauge"),
+        ("keyward_upstream_waits_total", "counter"),
+        ("keyward_upstream_wait_timeouts_total", "counter"),
         ("keyward_upstream_connects_total", "counter"),
         ("keyward_upstream_connect_failures_total", "counter"),
         ("keyward_upstream_connect_duration_seconds", "histogram"),
@@ -240,6 +244,31 @@ fn a_connection_is_open_until_it_is_dropped_and_closed_once_for_its_first_reason
     ] {
         has(&metrics, series, expected);
     }
+}
+
+#[test]
+fn waits_for_a_connection_are_counted_and_last_until_dropped() {
+    let metrics = metrics();
+    let upstream = metrics.upstream("main");
+    let waits = |waiting: f64| {
+        for (name, expected) in [("waiting", waiting), ("waits_total", 1.0)] {
+            has(
+                &metrics,
+                &format!(r#"keyward_upstream_{name}{{upstream="main"}}"#),
+                expected,
+            );
+        }
+    };
+    let wait = upstream.wait();
+    waits(1.0);
+    upstream.wait_timed_out();
+    drop(wait);
+    waits(0.0);
+    has(
+        &metrics,
+        r#"keyward_upstream_wait_timeouts_total{upstream="main"}"#,
+        1.0,
+    );
 }
 
 #[test]

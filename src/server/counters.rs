@@ -32,6 +32,18 @@ impl Counters for UpstreamCounters {
             .credential_changed(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     }
 
+    fn waiting(&self) -> OpenGuard {
+        Box::new(self.0.wait())
+    }
+
+    fn wait_timed_out(&self) {
+        self.0.wait_timed_out();
+    }
+
+    fn allowed(&self, max: usize) {
+        self.0.connections_max.set(i64::try_from(max).unwrap_or(i64::MAX));
+    }
+
     fn up(&self, up: bool) {
         self.0.up.set(i64::from(up));
     }

@@ -1,22 +1,46 @@
 //! The lanes of one worker: those that sessions share, and idle ones that wait for a session that needs its own.
+//!
+//! ```text
+//!   session ends its transaction ──► put ──┐                       ┌──► take ── a session that needs its own lane
+//!   refill, up to pool_min ────────────────┼──► idle, ≤ pool_max ──┼──► take_ready ── who waits for a place, a shared lane
+//!                                          │                       └──► closed: by Redis, by age, or because somebody waits
+//! ```
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::metrics::{GaugeGuard, LaneKind, Side, Tally, UpstreamClosed, UpstreamMetrics};
-use crate::upstream::{Lane, LaneReport, LaneState, LostWhen, SharedLane, Upstream};
+use crate::upstream::{Dial, Dialed, Lane, LaneReport, LaneState, LostWhen, SharedLane, Upstream};
 
 use super::listener::{Listener, Settings};
 use super::worker::Worker;
 
+/// An upstream that is in use, with what it counts.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) metrics: Arc<UpstreamMetrics>,
+}
+
 /// See the module's documentation.
-#[derive(Default)]
 pub(super) struct Lanes {
+    /// The worker's number.
+    home: usize,
+    /// Rings when somebody, on whatever worker, waits for a connection.
+    bell: Arc<Notify>,
     shared: RefCell<Vec<Shared>>,
+    /// The oldest first.
     idle: RefCell<Vec<Idle>>,
+    known: RefCell<Vec<Known>>,
+    /// Who looks after the idle ones.
+    keeper: RefCell<Option<Waker>>,
 }
 
 /// A user is somebody else on another listener, so a lane belongs to both (rule 3a).
@@ -33,7 +57,51 @@ struct Idle {
     since: Instant,
 }
 
+struct Known {
+    served: Served,
+    /// Connections that are being opened ahead of need.
+    warming: Rc<Cell<usize>>,
+}
+
 impl Lanes {
+    pub(super) fn new(home: usize) -> Self {
+        Self {
+            home,
+            bell: Arc::default(),
+            shared: RefCell::default(),
+            idle: RefCell::default(),
+            known: RefCell::default(),
+            keeper: RefCell::default(),
+        }
+    }
+
+    /// The upstreams that are in use from now on. Lanes of others end: idle ones at once, shared ones when what is on
+    /// them has been answered.
+    pub(super) fn serve(&self, upstreams: &[Served]) {
+        let known = upstreams.iter().map(|served| {
+            served.upstream.places().register(self.home, &self.bell);
+            Known {
+                served: served.clone(),
+                warming: Rc::default(),
+            }
+        });
+        let mut old = std::mem::replace(&mut *self.known.borrow_mut(), known.collect());
+        for known in self.known.borrow_mut().iter_mut() {
+            let same = |old: &Known| Arc::ptr_eq(&old.served.upstream, &known.served.upstream);
+            if let Some(index) = old.iter().position(same) {
+                known.warming = old.swap_remove(index).warming;
+            }
+        }
+        self.idle.borrow_mut().retain(|idle| !idle.upstream.is_retired());
+        self.shared.borrow_mut().retain(|shared| {
+            let retired = shared.lane.upstream().is_retired();
+            if retired {
+                shared.lane.retire();
+            }
+            !retired
+        });
+    }
+
     /// The lane for this user's requests in this state, opened if there is none.
     pub(super) fn shared(
         &self,
@@ -60,7 +128,8 @@ impl Lanes {
             queued: Cell::new(0),
             name: settings.upstream.name().into(),
         };
-        let (lane, driver) = SharedLane::open(&settings.upstream, state, Rc::clone(worker), report);
+        let dial = connection(worker, &settings.upstream, state);
+        let (lane, driver) = SharedLane::open(&settings.upstream, state, dial, Rc::clone(worker), report);
         tokio::task::spawn_local(driver);
         shared.push(Shared {
             listener: listener.index,
@@ -70,8 +139,11 @@ impl Lanes {
         lane
     }
 
-    /// An idle connection of this upstream, the best fit first.
+    /// An idle connection of this upstream, the best fit first; none while somebody waits for one.
     pub(super) fn take(&self, upstream: &Arc<Upstream>, state: LaneState) -> Option<(Lane, LaneState)> {
+        if upstream.places().waiting() > 0 {
+            return None;
+        }
         let mut idle = self.idle.borrow_mut();
         loop {
             let fits = |idle: &Idle| Arc::ptr_eq(&idle.upstream, upstream);
@@ -79,35 +151,183 @@ impl Lanes {
                 .iter()
                 .rposition(|idle| fits(idle) && idle.state == state)
                 .or_else(|| idle.iter().rposition(fits))?;
-            let Idle { mut lane, state, .. } = idle.swap_remove(index);
-            // One that Redis has closed meanwhile, or that has something to say, is of no use.
+            let Idle { mut lane, state, .. } = idle.remove(index);
+            // One that Redis has closed in this moment, or that has something to say, is of no use.
             if lane.is_quiet(&mut Context::from_waker(Waker::noop())) {
                 return Some((lane, state));
             }
         }
     }
 
-    /// Keeps a clean connection for the next who needs one; the oldest goes when there are too many.
-    pub(super) fn put(&self, upstream: &Arc<Upstream>, state: LaneState, lane: Lane) {
+    /// An idle connection that is as good as a fresh one for whoever needs it in this state: asking for RESP3 or a
+    /// database again changes nothing. If there is none, and somebody waits, the others are of more use closed.
+    fn take_ready(&self, upstream: &Arc<Upstream>, state: LaneState) -> Option<Box<Dialed>> {
+        let fresh = fresh(upstream);
         let mut idle = self.idle.borrow_mut();
-        if idle.len() >= MAX_IDLE {
-            idle.remove(0);
+        let fits = |idle: &Idle| {
+            Arc::ptr_eq(&idle.upstream, upstream) && (idle.state == state || idle.state == fresh)
+        };
+        while let Some(index) = idle.iter().rposition(fits) {
+            let Idle { mut lane, .. } = idle.remove(index);
+            if lane.is_quiet(&mut Context::from_waker(Waker::noop()))
+                && let Some(connection) = lane.into_connection()
+            {
+                return Some(connection);
+            }
         }
+        drop(idle);
+        self.give_up_idle();
+        None
+    }
+
+    /// Keeps a clean connection for the next who needs one; the oldest goes when there are too many. Somebody who waits
+    /// on this worker takes it over; if it is another worker's turn, it is closed and its place goes there.
+    pub(super) fn put(&self, upstream: &Arc<Upstream>, state: LaneState, mut lane: Lane) {
+        let places = upstream.places();
+        if upstream.is_retired() || places.waiting() > 0 && !places.wake_first_of(self.home) {
+            return;
+        }
+        // From now on the keeper is woken when Redis closes it.
+        let quiet = match &*self.keeper.borrow() {
+            Some(keeper) => lane.is_quiet(&mut Context::from_waker(keeper)),
+            None => lane.is_quiet(&mut Context::from_waker(Waker::noop())),
+        };
+        if !quiet {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
         idle.push(Idle {
             upstream: Arc::clone(upstream),
             state,
             lane,
             since: Instant::now(),
         });
+        let of_it = |idle: &Idle| Arc::ptr_eq(&idle.upstream, upstream);
+        if idle.iter().filter(|idle| of_it(idle)).count() > upstream.pool().max
+            && let Some(oldest) = idle.iter().position(of_it)
+        {
+            idle.remove(oldest);
+        }
     }
 
-    /// Closes what has been idle too long, and what belongs to an upstream that was replaced.
-    pub(super) fn tidy(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|idle| {
-            let replaced = Arc::strong_count(&idle.upstream) == 1;
-            !replaced && now.saturating_duration_since(idle.since) < IDLE_TIME
+    /// Listens for somebody who waits for a connection that an idle one of this worker stands in the way of.
+    pub(super) async fn wanted(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Closes idle connections of upstreams that somebody waits for, no more than are waited for. Then shared ones that
+    /// no session has a seat on; the others are in use, however quiet they are.
+    pub(super) fn give_up_idle(&self) {
+        self.idle
+            .borrow_mut()
+            .retain(|idle| idle.upstream.places().waiting() == 0);
+        self.shared.borrow_mut().retain(|shared| {
+            let goes = SharedLane::is_unused(&shared.lane) && shared.lane.upstream().places().waiting() > 0;
+            if goes {
+                shared.lane.retire();
+            }
+            !goes
         });
+    }
+
+    /// Throws out idle connections that Redis has closed, as soon as it has.
+    pub(super) async fn watch_idle(&self) -> Infallible {
+        poll_fn(|cx| {
+            *self.keeper.borrow_mut() = Some(cx.waker().clone());
+            let known = self.known.borrow();
+            self.idle.borrow_mut().retain_mut(|idle| {
+                let quiet = idle.lane.is_quiet(cx);
+                let of_it = |known: &&Known| Arc::ptr_eq(&known.served.upstream, &idle.upstream);
+                if !quiet && let Some(known) = known.iter().find(of_it) {
+                    known.served.metrics.closed(UpstreamClosed::Idle);
+                }
+                quiet
+            });
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Closes what has been idle too long, beyond the minimum.
+    pub(super) fn tidy(&self, now: Instant) {
+        let mut idle = self.idle.borrow_mut();
+        for known in &*self.known.borrow() {
+            let pool = known.served.upstream.pool();
+            let of_it = |idle: &Idle| Arc::ptr_eq(&idle.upstream, &known.served.upstream);
+            let mut spare = idle.iter().filter(|idle| of_it(idle)).count();
+            idle.retain(|idle| {
+                let old = of_it(idle) && now.saturating_duration_since(idle.since) >= pool.idle_time;
+                let goes = old && spare > pool.min;
+                spare = spare.saturating_sub(usize::from(goes));
+                !goes
+            });
+        }
+        drop(idle);
         self.shared.borrow_mut().retain(|shared| shared.lane.is_open());
+        // The last session of a shared one may have left since somebody began to wait.
+        self.give_up_idle();
+    }
+
+    /// Whether there is a minimum to be kept.
+    pub(super) fn keeps_minimum(&self) -> bool {
+        let known = self.known.borrow();
+        known.iter().any(|known| known.served.upstream.pool().min > 0)
+    }
+
+    /// Opens a few of the connections that are missing. Not while Redis is away or refuses us, which the health check
+    /// finds out, and not while somebody waits for a place.
+    pub(super) fn refill(worker: &Rc<Worker>) {
+        let lanes = &worker.lanes;
+        for Known { served, warming } in &*lanes.known.borrow() {
+            let upstream = &served.upstream;
+            if upstream.is_failing() || upstream.places().waiting() > 0 {
+                continue;
+            }
+            let idle = lanes.idle.borrow();
+            let ready = idle.iter().filter(|idle| Arc::ptr_eq(&idle.upstream, upstream));
+            let mut missing = upstream
+                .pool()
+                .min
+                .saturating_sub(ready.count().saturating_add(warming.get()));
+            while missing > 0
+                && warming.get() < MAX_WARMING
+                && let Some(place) = upstream.places().take()
+            {
+                missing = missing.saturating_sub(1);
+                warming.set(warming.get().saturating_add(1));
+                let (worker, served, warming) = (Rc::clone(worker), served.clone(), Rc::clone(warming));
+                tokio::task::spawn_local(async move {
+                    let dialed = served.upstream.dial_at(place).await;
+                    warming.set(warming.get().saturating_sub(1));
+                    // A failure has been counted and said; another attempt is made when Redis is back.
+                    if let Ok(dialed) = dialed {
+                        let mut lane = Lane::over(Box::new(dialed));
+                        lane.count_as(Box::new(served.metrics.lane_open(LaneKind::Idle)));
+                        let state = fresh(&served.upstream);
+                        worker.lanes.put(&served.upstream, state, lane);
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// A connection for whoever needs one that is fresh or in this state: idle, or new, perhaps after waiting for a place.
+pub(super) fn connection(worker: &Rc<Worker>, upstream: &Arc<Upstream>, state: LaneState) -> Dial {
+    let (worker, upstream) = (Rc::clone(worker), Arc::clone(upstream));
+    Box::pin(async move {
+        let lanes = &worker.lanes;
+        upstream
+            .connection(lanes.home, || lanes.take_ready(&upstream, state))
+            .await
+    })
+}
+
+/// What state a new connection is in.
+pub(super) fn fresh(upstream: &Upstream) -> LaneState {
+    LaneState {
+        db: upstream.database(),
+        resp3: false,
     }
 }
 
@@ -188,11 +408,11 @@ impl LaneReport for Report {
     }
 }
 
-/// Idle connections that a worker keeps.
-const MAX_IDLE: usize = 16;
+/// Connections that a worker opens ahead of need at once.
+const MAX_WARMING: usize = 4;
 
-/// How long it keeps one that nobody wants.
-const IDLE_TIME: Duration = Duration::from_secs(60);
+/// How often it looks for what is missing.
+pub(super) const REFILL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often it looks.
-pub(super) const TIDY_INTERVAL: Duration = Duration::from_secs(15);
+/// How often it looks for what has been idle too long.
+pub(super) const TIDY_INTERVAL: Duration = Duration::from_secs(1);

@@ -46,6 +46,7 @@ pub(super) struct Settings {
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) users: Arc<Users>,
     pub(super) upstream: Arc<Upstream>,
+    pub(super) drain_timeout: Duration,
     /// Sessions of one user share connections to Redis.
     pub(super) sharing: bool,
     pub(super) upstream_metrics: Arc<UpstreamMetrics>,

@@ -41,6 +41,7 @@ use crate::tls::HandshakeFailure;
 use crate::upstream::{AuthRefusal, DialReason, Probe, Upstream};
 
 use expiry::Expiries;
+use lanes::Served;
 use listener::{Listener, Settings, Shared};
 use prepare::Built;
 use workers::{Balance, Workers};
@@ -90,7 +91,8 @@ pub struct Bound {
 struct Serving {
     bound: Bound,
     drain: DrainTrigger,
-    reloads: channel::Sender<u64>,
+    /// What workers serve; a new value tells them of a reload.
+    reloads: channel::Sender<Vec<Served>>,
     workers: Arc<Workers>,
     balance: Balance,
     /// One probe an upstream; aborted when its upstream is replaced.
@@ -141,6 +143,10 @@ impl Bound {
             upstreams,
         } = prepare::build(&config, &environment, &counters::of(&metrics))
             .map_err(StartError::Configuration)?;
+        let upstreams: Vec<_> = upstreams.into_iter().map(Arc::new).collect();
+        for (section, upstream) in config.upstreams.iter().zip(&upstreams) {
+            upstream.allow(section.pool.max_connections);
+        }
         let shared = Arc::new(Shared {
             limits: Limits::new(&config),
             throttle: Arc::new(Throttle::new(&config.login)),
@@ -204,6 +210,15 @@ impl Bound {
             .collect()
     }
 
+    /// The upstreams as workers need them.
+    fn served(&self) -> Vec<Served> {
+        let served = |upstream: &Arc<Upstream>| Served {
+            upstream: Arc::clone(upstream),
+            metrics: self.shared.metrics.upstream(upstream.name()),
+        };
+        self.upstreams.iter().map(served).collect()
+    }
+
     /// Where the admin listener is.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Admin::address)
@@ -216,7 +231,7 @@ impl Bound {
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
         let mut signals = drain::signals()?;
         let (drain, watch) = drain::channel();
-        let (reloads, reloaded) = channel::channel(0);
+        let (reloads, reloaded) = channel::channel(self.served());
         let mut workers = Vec::new();
         for index in 0..self.config.server.workers {
             workers.push(worker::Handle::start(index, watch.clone(), reloaded.clone())?);

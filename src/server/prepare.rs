@@ -32,7 +32,7 @@ pub(super) struct Built {
     /// In the order of the listeners.
     pub(super) listeners: Vec<Prepared>,
     /// In the order of the upstreams.
-    pub(super) upstreams: Vec<Arc<Upstream>>,
+    pub(super) upstreams: Vec<Upstream>,
 }
 
 /// Loads the configuration and tries out what it names, so that all faults of both kinds come in one list.
@@ -90,7 +90,7 @@ pub(super) fn build(
     for section in &config.upstreams {
         let owner = ("upstream", section.name.as_str());
         match Upstream::new(section, environment, counters(&section.name)) {
-            Ok(upstream) => upstreams.push(Arc::new(upstream)),
+            Ok(upstream) => upstreams.push(upstream),
             Err(SetupError::Tls(error)) => {
                 faults.push(tls_fault(code::UPSTREAM_SETUP, config, owner, &error));
             }

@@ -112,6 +112,10 @@ impl Serving {
             listeners: prepared,
             upstreams,
         } = prepare::build(&config, &environment, &counters::of(&metrics))?;
+        // Names and order are those of before, or a restart would have been asked for.
+        let upstreams: Vec<_> = std::iter::zip(&bound.upstreams, upstreams)
+            .map(|(present, next)| present.replaced_by(next))
+            .collect();
         tell_metrics(&config, &prepared, &upstreams, &metrics);
         let expiries = Expiries::new(&config, &prepared, &upstreams);
         let mut settings = Vec::new();
@@ -142,8 +146,7 @@ impl Serving {
         bound.expiries = expiries;
         self.start_probes();
         // Workers ask their sessions to look at the new settings.
-        self.reloads
-            .send_modify(|generation| *generation = generation.wrapping_add(1));
+        self.reloads.send_replace(self.bound.served());
         Ok(())
     }
 }
@@ -219,6 +222,7 @@ impl Settings {
         };
         let upstream_metrics: Arc<UpstreamMetrics> = metrics.upstream(upstream.name());
         Ok(Self {
+            drain_timeout: server.drain_timeout,
             sharing: server.connections == config::Connections::Shared,
             config: section.clone(),
             login: login.clone(),

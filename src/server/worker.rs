@@ -21,7 +21,7 @@ use crate::upstream::Scratch;
 
 use super::connection::{self, Job, Moved};
 use super::handshakes::Gate;
-use super::lanes::{self, Lanes};
+use super::lanes::{self, Lanes, Served};
 use super::listener::Listener;
 
 /// The other threads' end of a worker.
@@ -34,8 +34,9 @@ pub(super) struct Handle {
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// What a worker is told. The queue needs no bound of its own: every job and every moved session holds a connection permit,
-/// and moves are ordered a few times a second at most.
+/// What a worker is told. The queue needs no bound of its own: every job holds a connection permit or, if it is only to be
+/// told that there is none, one of the listener's few courtesies; every moved session holds a permit, and moves are ordered
+/// once a second at most.
 enum Message {
     /// Serve this connection.
     Serve(Box<Job>),
@@ -101,7 +102,11 @@ impl Handle {
     ///
     /// # Errors
     /// The system has no thread or descriptor left.
-    pub(super) fn start(index: usize, drain: DrainWatch, reloads: watch::Receiver<u64>) -> io::Result<Self> {
+    pub(super) fn start(
+        index: usize,
+        drain: DrainWatch,
+        upstreams: watch::Receiver<Vec<Served>>,
+    ) -> io::Result<Self> {
         let (messages, queue) = mpsc::unbounded_channel();
         let number = Arc::<AtomicU32>::default();
         let told = Arc::clone(&number);
@@ -113,7 +118,7 @@ impl Handle {
             .spawn(move || {
                 told.store(metrics::thread_number().unwrap_or(0), Ordering::Relaxed);
                 let local = LocalSet::new();
-                local.block_on(&runtime, work(queue, drain, reloads));
+                local.block_on(&runtime, work(index, queue, drain, upstreams));
             })?;
         Ok(Self {
             messages,
@@ -199,9 +204,10 @@ impl Drop for Load {
 }
 
 async fn work(
+    index: usize,
     mut queue: mpsc::UnboundedReceiver<Message>,
     mut drain: DrainWatch,
-    mut reloads: watch::Receiver<u64>,
+    mut upstreams: watch::Receiver<Vec<Served>>,
 ) {
     let worker = Rc::new(Worker {
         window: RefCell::new(vec![0; WINDOW].into_boxed_slice()),
@@ -209,14 +215,17 @@ async fn work(
         epoch: Instant::now(),
         controls: RefCell::default(),
         next_id: Cell::new(0),
-        lanes: Lanes::default(),
+        lanes: Lanes::new(index),
         leaving: RefCell::default(),
         tallies: RefCell::default(),
         wants_to_hand_over: Cell::new(false),
         handshakes: Rc::default(),
     });
+    worker.lanes.serve(&upstreams.borrow_and_update());
     tokio::task::spawn_local(Rc::clone(&worker.handshakes).tend());
     let mut tidy = tokio::time::interval(lanes::TIDY_INTERVAL);
+    let mut refill = tokio::time::interval(lanes::REFILL_INTERVAL);
+    refill.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut level = drain.level();
     loop {
         tokio::select! {
@@ -240,7 +249,16 @@ async fn work(
                 worker.tell(|control| control.rise(level));
             }
             now = tidy.tick() => worker.lanes.tidy(now.into_std()),
-            Ok(()) = reloads.changed() => worker.tell(Control::reload_settings),
+            _ = refill.tick(), if level == Level::Running && worker.lanes.keeps_minimum() => {
+                Lanes::refill(&worker);
+            }
+            () = worker.lanes.wanted() => worker.lanes.give_up_idle(),
+            never = worker.lanes.watch_idle() => match never {},
+            Ok(()) = upstreams.changed() => {
+                // The sessions look at their new settings before they ask for a lane again.
+                worker.tell(Control::reload_settings);
+                worker.lanes.serve(&upstreams.borrow_and_update());
+            }
         }
     }
 }

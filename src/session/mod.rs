@@ -838,9 +838,14 @@ impl Session {
         self.pending.is_plain()
     }
 
+    /// Whether the session could go on on another lane as soon as nothing is outstanding.
+    pub fn may_move(&self) -> bool {
+        self.state.is_replayable() && self.reply_mode == ReplyMode::On
+    }
+
     /// The lane is gone. `true`: nothing was outstanding and all its state can be put on a new one (F-3).
     pub fn survives_lane_loss(&self) -> bool {
-        self.pending.is_empty() && self.state.is_replayable() && self.reply_mode == ReplyMode::On
+        self.pending.is_empty() && self.may_move()
     }
 
     /// Answers the request that waits longest with an error, before the session is closed because its lane could

@@ -60,6 +60,16 @@ impl CredentialStore {
         Ok(true)
     }
 
+    /// Takes what another has read from the same source; `true` if there is something else in it.
+    pub(super) fn adopt(&self, other: &Self) -> bool {
+        let read = other.current();
+        if self.current.load().credential == read.credential {
+            return false;
+        }
+        self.current.store(read);
+        true
+    }
+
     pub(super) fn current(&self) -> Arc<Passwords> {
         self.current.load_full()
     }

@@ -3,10 +3,8 @@
 //! The session's requests go into [`Lane::buffer`]; whoever owns the lane polls it. Requests may be buffered while
 //! the connection is still being dialled, so a client never waits for a round trip more than it has to.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
@@ -14,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::net::Stream;
 
-use super::{DialError, Dialed, OpenGuard, Upstream};
+use super::{Dial, DialError, Dialed, OpenGuard};
 
 /// An upstream connection that belongs to one session.
 pub struct Lane {
@@ -26,9 +24,9 @@ pub struct Lane {
     unflushed: bool,
     /// Counts the lane by its present use.
     counted: Option<OpenGuard>,
+    /// Its upstream was replaced.
+    retired: bool,
 }
-
-type Dial = Pin<Box<dyn Future<Output = Result<Dialed, DialError>>>>;
 
 enum State {
     Dialing(Dial),
@@ -51,15 +49,47 @@ pub enum LaneEnd {
 const HIGH_WATER: usize = 64 * 1024;
 
 impl Lane {
-    /// Begins to dial; nothing happens before the first poll.
-    pub fn dial(upstream: &Arc<Upstream>) -> Self {
-        let upstream = Arc::clone(upstream);
+    /// A lane over a connection in the making; nothing happens before the first poll.
+    pub fn dial(dial: Dial) -> Self {
+        Self::new(State::Dialing(dial))
+    }
+
+    /// A lane over a connection that has nothing outstanding.
+    pub fn over(dialed: Box<Dialed>) -> Self {
+        Self::new(State::Open(dialed))
+    }
+
+    fn new(state: State) -> Self {
         Self {
-            state: State::Dialing(Box::pin(async move { upstream.dial().await })),
+            state,
             out: BytesMut::new(),
             unflushed: false,
             counted: None,
+            retired: false,
         }
+    }
+
+    /// The connection of a lane that is quiet.
+    pub fn into_connection(self) -> Option<Box<Dialed>> {
+        match self.state {
+            State::Open(dialed) if self.out.is_empty() => Some(dialed),
+            State::Open(_) | State::Dialing(_) => None,
+        }
+    }
+
+    /// Whether there is no connection yet.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Dialing(_))
+    }
+
+    /// Marks a lane whose upstream was replaced: no request that can travel elsewhere may be put on it.
+    pub fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// Whether its upstream was replaced.
+    pub fn is_retired(&self) -> bool {
+        self.retired
     }
 
     /// Counts the lane by its use from now on, in place of its former use.
@@ -148,7 +178,7 @@ impl Lane {
 impl State {
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<Result<&mut Stream, LaneEnd>> {
         if let Self::Dialing(dial) = self {
-            *self = Self::Open(Box::new(ready!(dial.as_mut().poll(cx)).map_err(LaneEnd::Dial)?));
+            *self = Self::Open(ready!(dial.as_mut().poll(cx)).map_err(LaneEnd::Dial)?);
         }
         match self {
             Self::Open(dialed) => Poll::Ready(Ok(&mut dialed.stream)),

@@ -1,35 +1,148 @@
-//! From an address to an authenticated connection.
+//! From an address to an authenticated connection: idle or new, after waiting for a place if there are too many.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{DialError, Upstream, handshake};
+use super::{DialError, Dialed, Place, Upstream, handshake, lock};
 use crate::config::UpstreamAddress;
 use crate::net::{Socket, Stream, configure_tcp};
 use crate::tls::ConnectFailure;
 
+/// What became of waiting for a connection.
+enum Turn {
+    Place(Place),
+    Idle(Box<Dialed>),
+}
+
 impl Upstream {
+    /// A connection for whoever needs one: what `idle` has, else a new one as soon as there is a place for it. `home`
+    /// is the worker that asks; `idle` is asked again whenever that worker says that it has become idle.
+    ///
+    /// # Errors
+    /// [`DialError`]; [`DialError::Full`] when there was no place within `wait_timeout`.
+    pub async fn connection(
+        &self,
+        home: usize,
+        mut idle: impl FnMut() -> Option<Box<Dialed>>,
+    ) -> Result<Box<Dialed>, DialError> {
+        if self.places.waiting() == 0
+            && let Some(idle) = idle()
+        {
+            return Ok(idle);
+        }
+        if let Some(place) = self.places.take() {
+            return self.dial_at(place).await.map(Box::new);
+        }
+        let waiting = self.counters.waiting();
+        let mut queued = self.places.queue(home);
+        let pool = self.pool();
+        let turn = poll_fn(|cx| match Pin::new(&mut queued).poll(cx) {
+            Poll::Ready(place) => Poll::Ready(Turn::Place(place)),
+            Poll::Pending => idle().map_or(Poll::Pending, |idle| Poll::Ready(Turn::Idle(idle))),
+        });
+        let turn = timeout(pool.wait_timeout, turn).await;
+        drop((queued, waiting));
+        match turn {
+            Ok(Turn::Idle(idle)) => Ok(idle),
+            Ok(Turn::Place(place)) => self.dial_at(place).await.map(Box::new),
+            Err(_) => {
+                self.counters.wait_timed_out();
+                let error = DialError::Full(self.places.max());
+                self.note_full(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// A connection, without regard to idle ones.
+    ///
+    /// # Errors
+    /// As [`Upstream::connection`].
+    pub async fn dial(&self) -> Result<Dialed, DialError> {
+        self.connection(usize::MAX, || None).await.map(|dialed| *dialed)
+    }
+
+    /// Opens a connection at this place: resolve, connect, verify TLS, log in, select the database.
+    ///
+    /// After Redis has refused our credential, further calls fail at once with the same error for a while (1 s,
+    /// growing to 30 s), unless [`Upstream::reload_credential`] finds a new one. After other failures they wait a
+    /// little, and fail with the others that wait when one of them has tried in vain.
+    ///
+    /// # Errors
+    /// [`DialError`]; logged (once, then every 30 s) and counted here.
+    pub async fn dial_at(&self, place: Place) -> Result<Dialed, DialError> {
+        let slot = self.pace.enter().await?;
+        let begun = Instant::now();
+        let dialed = self.dial_now(Some(place)).await;
+        if let Err(error) = &dialed
+            && error.refusal().is_none()
+        {
+            self.pace.failed(begun, Instant::now(), error);
+        }
+        drop(slot);
+        dialed
+    }
+
+    /// Opens a connection at once.
+    pub(super) async fn dial_now(&self, place: Option<Place>) -> Result<Dialed, DialError> {
+        self.check_refusal()?;
+        self.counters.connecting();
+        let begun = Instant::now();
+        match self.attempt().await {
+            Ok(stream) => {
+                *lock(&self.refusal) = None;
+                self.note_success();
+                self.pace.succeeded();
+                Ok(Dialed {
+                    stream,
+                    open: self.counters.connected(begun.elapsed()),
+                    place,
+                })
+            }
+            Err(error) => {
+                if let Some(refusal) = error.refusal() {
+                    self.counters.auth_failed(refusal);
+                    self.note_refusal(&error, begun);
+                }
+                self.counters.connect_failed(error.reason());
+                self.note_failure(&error);
+                Err(error)
+            }
+        }
+    }
+
     /// One attempt, without back-off and without counting.
     pub(super) async fn attempt(&self) -> Result<Stream, DialError> {
-        let deadline = Instant::now() + self.connect_timeout;
+        let (connect_timeout, auth_timeout) = {
+            let tuning = self.tuning.load();
+            (tuning.connect_timeout, tuning.auth_timeout)
+        };
+        let deadline = Instant::now() + connect_timeout;
         let (socket, host) = timeout_at(deadline, self.connect(deadline))
             .await
-            .unwrap_or(Err(DialError::ConnectTimeout(self.connect_timeout)))?;
-        let mut stream = self.secure(socket, host, deadline).await?;
-        timeout(self.auth_timeout, handshake::log_in(self, &mut stream))
+            .unwrap_or(Err(DialError::ConnectTimeout(connect_timeout)))?;
+        let mut stream = match timeout_at(deadline, self.secure(socket, host)).await {
+            Ok(outcome) => outcome?,
+            // A plaintext Redis waits for the end of what it takes for a command, so silence has a likely cause.
+            Err(_) => return Err(DialError::Tls(ConnectFailure::timeout(connect_timeout))),
+        };
+        timeout(auth_timeout, handshake::log_in(self, &mut stream))
             .await
-            .unwrap_or(Err(DialError::AuthTimeout(self.auth_timeout)))?;
+            .unwrap_or(Err(DialError::AuthTimeout(auth_timeout)))?;
         Ok(stream)
     }
 
     /// Resolves and connects. Gives the host that TLS has to verify.
     async fn connect(&self, deadline: Instant) -> Result<(Socket, &str), DialError> {
-        match &self.address {
+        match &self.section.address {
             UpstreamAddress::Tcp { host, port } => {
                 Ok((Socket::Tcp(self.connect_tcp(host, *port, deadline).await?), host))
             }
@@ -38,16 +151,12 @@ impl Upstream {
     }
 
     /// Verifies TLS if it is configured. There is no way from here to plaintext then.
-    async fn secure(&self, socket: Socket, host: &str, deadline: Instant) -> Result<Stream, DialError> {
+    async fn secure(&self, socket: Socket, host: &str) -> Result<Stream, DialError> {
         let Some(slot) = &self.tls else {
             return Ok(socket.into());
         };
         let tls = slot.current.load_full();
-        // A plaintext Redis waits for the end of what it takes for a command, so silence has a likely cause.
-        match timeout_at(deadline, tls.connect(socket, host)).await {
-            Ok(outcome) => outcome.map_err(DialError::Tls),
-            Err(_) => Err(DialError::Tls(ConnectFailure::timeout(self.connect_timeout))),
-        }
+        tls.connect(socket, host).await.map_err(DialError::Tls)
     }
 
     /// Tries every address of the name (F-2); each gets its share of the time that is left.
@@ -67,7 +176,7 @@ impl Upstream {
                     return Ok(stream);
                 }
                 Ok(Err(error)) => connect_error(&error),
-                Err(_) => DialError::ConnectTimeout(self.connect_timeout),
+                Err(_) => DialError::ConnectTimeout(self.tuning.load().connect_timeout),
             };
         }
         Err(last)

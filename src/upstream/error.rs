@@ -77,6 +77,11 @@ pub enum DialError {
     /// Anything else of the operating system.
     #[error("{0}")]
     Io(String),
+    /// All connections that we may have are in use, and none became free in time. No attempt was made.
+    #[error(
+        "all {0} connections that max_connections of this upstream allows stayed in use; raise it (Redis's maxclients must be larger), or let fewer clients block, subscribe and hold transactions"
+    )]
+    Full(usize),
 }
 
 /// Metric label of a failed connection.
@@ -144,7 +149,8 @@ impl DialError {
         match self {
             Self::Dns { .. } => DialReason::Dns,
             Self::Refused => DialReason::Refused,
-            Self::ConnectTimeout(_) => DialReason::Timeout,
+            // Counted as a wait that was in vain, not as a failed attempt.
+            Self::ConnectTimeout(_) | Self::Full(_) => DialReason::Timeout,
             Self::AuthTimeout(_) => DialReason::AuthTimeout,
             Self::Tls(failure) => DialReason::Tls(failure.reason),
             Self::Auth {
@@ -185,6 +191,7 @@ impl DialError {
             Self::Auth { .. } | Self::Database(_) => "ERR keyward: upstream authentication failed",
             Self::MaxClients => "ERR max number of clients reached",
             Self::NotReady(_) => "LOADING keyward: upstream is not ready",
+            Self::Full(_) => "LOADING keyward: all upstream connections are in use (max_connections reached)",
             _ => "LOADING keyward: upstream is not reachable",
         }
     }
@@ -198,6 +205,7 @@ impl DialError {
             | Self::AuthTimeout(_)
             | Self::NotReady(_)
             | Self::Closed
+            | Self::Full(_)
             | Self::Io(_) => false,
             Self::Tls(failure) => !matches!(failure.reason, TlsReason::Eof | TlsReason::Timeout),
             Self::Auth { .. }

@@ -28,8 +28,8 @@ pub(super) async fn log_in(upstream: &Upstream, stream: &mut Stream) -> Result<(
         Some(store) => authenticate(upstream, store, &mut link).await?,
         None => check_open(&mut link).await?,
     }
-    if upstream.database != 0 {
-        select(upstream.database, &mut link).await?;
+    if upstream.database() != 0 {
+        select(upstream.database(), &mut link).await?;
     }
     link.finish()
 }
@@ -63,7 +63,7 @@ async fn authenticate(
     store: &CredentialStore,
     link: &mut Link<'_>,
 ) -> Result<(), DialError> {
-    let user = upstream.username.as_deref();
+    let user = upstream.section.username.as_deref();
     if try_passwords(user, &store.current(), link).await? {
         return Ok(());
     }

@@ -11,17 +11,26 @@
 //!                                        ▼                                              1 s … 30 s without attempts
 //!                                     SELECT ▶ ready
 //! ```
+//!
+//! Every connection but the health check's own holds a [`Place`]: there are never more than `max_connections` of them,
+//! and who finds none free waits in order ([`Upstream::connection`]). How fast they are opened, after a restart of Redis
+//! above all, is the matter of [`pace`].
 
 mod credential;
 mod dedicated;
 mod dial;
 mod error;
 mod handshake;
+mod pace;
+mod places;
 mod probe;
 mod shared;
 
 use std::any::Any;
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -30,13 +39,15 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::config;
-use crate::config::{CredentialError, UpstreamAddress};
+use crate::config::{CredentialError, UpstreamAddress, UpstreamPool};
 use crate::net::Stream;
 use crate::tls::{CertificateInfo, ClientTls, TlsError};
 
 use credential::CredentialStore;
 pub use dedicated::{Lane, LaneEnd};
 pub use error::{AuthRefusal, DialError, DialReason, SetupError};
+use pace::Pace;
+pub use places::{Place, Places, Queued};
 pub use probe::{Probe, UpstreamHealth};
 pub use shared::{
     LaneReport, LaneState, LostWhen, MAX_SHARED_REQUEST, Replies, Scratch, Seat, SeatEnd, SharedLane,
@@ -44,20 +55,28 @@ pub use shared::{
 
 /// One `[[upstream]]`: everything that is needed to connect to it. Shared by all workers.
 pub struct Upstream {
-    name: String,
+    /// As configured. Of its timeouts and bounds those of `tuning` are in force.
+    section: config::Upstream,
     url: String,
-    address: UpstreamAddress,
-    database: u32,
-    username: Option<String>,
-    connect_timeout: Duration,
-    auth_timeout: Duration,
+    tuning: ArcSwap<Tuning>,
     tls: Option<TlsSlot>,
     credential: Option<CredentialStore>,
     /// Bounds name resolutions at once: each holds a thread, for as long as a resolver may hang.
     resolver: Arc<Semaphore>,
     refusal: Mutex<Option<Refusal>>,
     report: Mutex<Report>,
+    places: Arc<Places>,
+    pace: Pace,
+    /// Another has taken its place at a reload.
+    retired: AtomicBool,
     counters: Arc<dyn Counters>,
+}
+
+/// What a reload may change without making another upstream of it.
+struct Tuning {
+    connect_timeout: Duration,
+    auth_timeout: Duration,
+    pool: UpstreamPool,
 }
 
 /// TLS settings and what is in force of them.
@@ -66,6 +85,9 @@ struct TlsSlot {
     current: ArcSwap<ClientTls>,
 }
 
+/// A connection in the making.
+pub type Dial = Pin<Box<dyn Future<Output = Result<Box<Dialed>, DialError>>>>;
+
 /// A connection that is ready for requests: authenticated, database selected, nothing left to be read.
 #[derive(Debug)]
 pub struct Dialed {
@@ -73,6 +95,9 @@ pub struct Dialed {
     pub stream: Stream,
     /// What [`Counters::connected`] gave; to be kept as long as the connection.
     pub open: OpenGuard,
+    /// Its place among `max_connections`; behind the connection, so that it is given on when that is closed. `None`:
+    /// the health check's.
+    pub place: Option<Place>,
 }
 
 /// Counts a connection as open until it is dropped.
@@ -100,6 +125,17 @@ pub trait Counters: Send + Sync {
     /// The credential was read; so old it is (`keyward_upstream_credential_changed_timestamp_seconds`).
     fn credential_changed(&self, at: SystemTime) {
         let _ = at;
+    }
+    /// Somebody waits because `max_connections` is reached (`keyward_upstream_waits_total`); until what is returned is
+    /// dropped (`keyward_upstream_waiting`).
+    fn waiting(&self) -> OpenGuard {
+        Box::new(())
+    }
+    /// It waited in vain (`keyward_upstream_wait_timeouts_total`).
+    fn wait_timed_out(&self) {}
+    /// Connections allowed (`keyward_upstream_connections_max`).
+    fn allowed(&self, max: usize) {
+        let _ = max;
     }
     /// Outcome of a check (`keyward_upstream_up`).
     fn up(&self, up: bool) {
@@ -130,6 +166,8 @@ struct Report {
     up: bool,
     /// When the last failure was written.
     last_failure: Option<Instant>,
+    /// When it was last written that all places are taken.
+    last_full: Option<Instant>,
 }
 
 impl Upstream {
@@ -157,25 +195,60 @@ impl Upstream {
             counters.credential_changed(store.changed());
         }
         Ok(Self {
-            name: section.name.clone(),
+            section: section.clone(),
             url: url(&section.address, section.database),
-            address: section.address.clone(),
-            database: section.database,
-            username: section.username.clone(),
-            connect_timeout: section.connect_timeout,
-            auth_timeout: section.auth_timeout,
+            tuning: ArcSwap::from_pointee(Tuning::of(section)),
             tls,
             credential,
             resolver: Arc::new(Semaphore::new(MAX_RESOLUTIONS)),
             refusal: Mutex::default(),
             report: Mutex::default(),
+            places: Places::new(section.pool.max_connections),
+            pace: Pace::new(),
+            retired: AtomicBool::new(false),
             counters,
         })
     }
 
+    /// Takes the place of `self` at a reload, or leaves it to `self` with what is new: `self` stays, with all its
+    /// connections, while it is the same server with the same login. Certificates and the credential are those that
+    /// `next` has read.
+    #[must_use]
+    pub fn replaced_by(self: &Arc<Self>, mut next: Self) -> Arc<Self> {
+        let max = next.section.pool.max_connections;
+        self.allow(max);
+        if !self.section.is_same_server(&next.section) {
+            // The old one's connections count until they are closed.
+            next.places = Arc::clone(&self.places);
+            self.retired.store(true, Ordering::Release);
+            return Arc::new(next);
+        }
+        self.tuning.store(Arc::new(Tuning::of(&next.section)));
+        if let (Some(slot), Some(read)) = (&self.tls, &next.tls) {
+            slot.current.store(read.current.load_full());
+        }
+        if let (Some(store), Some(read)) = (&self.credential, &next.credential)
+            && store.adopt(read)
+        {
+            self.credential_changed(store);
+        }
+        Arc::clone(self)
+    }
+
+    /// Allows so many connections.
+    pub fn allow(&self, max: usize) {
+        self.places.set_max(max);
+        self.counters.allowed(max);
+    }
+
+    /// Whether another has taken its place: its connections end, and no request of a later reload travels on them.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
     /// The configured name; a metric label.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.section.name
     }
 
     /// `host:port/database`, without credentials; for logs.
@@ -185,39 +258,17 @@ impl Upstream {
 
     /// The database that new connections are on.
     pub fn database(&self) -> u32 {
-        self.database
+        self.section.database
     }
 
-    /// Opens a connection: resolve, connect, verify TLS, log in, select the database.
-    ///
-    /// After Redis has refused our credential, further calls fail at once with the same error for a while (1 s,
-    /// growing to 30 s), unless [`Upstream::reload_credential`] finds a new one.
-    ///
-    /// # Errors
-    /// [`DialError`]; logged (once, then every 30 s) and counted here.
-    pub async fn dial(&self) -> Result<Dialed, DialError> {
-        self.check_refusal()?;
-        self.counters.connecting();
-        let begun = Instant::now();
-        match self.attempt().await {
-            Ok(stream) => {
-                *lock(&self.refusal) = None;
-                self.note_success();
-                Ok(Dialed {
-                    stream,
-                    open: self.counters.connected(begun.elapsed()),
-                })
-            }
-            Err(error) => {
-                if let Some(refusal) = error.refusal() {
-                    self.counters.auth_failed(refusal);
-                    self.note_refusal(&error, begun);
-                }
-                self.counters.connect_failed(error.reason());
-                self.note_failure(&error);
-                Err(error)
-            }
-        }
+    /// Who may have a connection at all.
+    pub fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
+    /// Bounds of the idle connections that are kept.
+    pub fn pool(&self) -> UpstreamPool {
+        self.tuning.load().pool
     }
 
     /// Looks at the secret's file again; a new credential is used from the next connection on, and existing
@@ -260,7 +311,7 @@ impl Upstream {
         self.counters.credential_changed(store.changed());
         tracing::info!(
             event = "upstream_credential_changed",
-            upstream = self.name,
+            upstream = self.name(),
             source = store.describe(),
             "the credential for Redis was read anew"
         );
@@ -302,15 +353,15 @@ impl Upstream {
         let mut report = lock(&self.report);
         if !report.up {
             *report = Report {
-                down: None,
                 up: true,
-                last_failure: None,
+                last_full: report.last_full,
+                ..Report::default()
             };
             drop(report);
             tracing::info!(
                 event = "redis_connection_initialized",
                 url = self.url,
-                upstream = self.name,
+                upstream = self.name(),
                 "connected to Redis"
             );
         }
@@ -331,9 +382,10 @@ impl Upstream {
                 down: Some(reason),
                 up: false,
                 last_failure: Some(Instant::now()),
+                last_full: report.last_full,
             };
         }
-        let (url, upstream, label) = (self.url.as_str(), self.name.as_str(), reason.label());
+        let (url, upstream, label) = (self.url.as_str(), self.name(), reason.label());
         if error.needs_a_person() {
             tracing::error!(event = "redis_connection_failed", url, upstream, reason = label, %error, "cannot connect to Redis");
         } else {
@@ -341,16 +393,39 @@ impl Upstream {
         }
     }
 
+    /// One line, and again every 30 s while it happens.
+    fn note_full(&self, error: &DialError) {
+        {
+            let mut report = lock(&self.report);
+            if report.last_full.is_some_and(|at| at.elapsed() < REPORT_INTERVAL) {
+                return;
+            }
+            report.last_full = Some(Instant::now());
+        }
+        tracing::warn!(event = "upstream_connections_exhausted", upstream = self.name(), %error,
+            "a client was sent away because no connection to Redis became free");
+    }
+
     /// Whether the last attempt to connect failed.
-    fn is_failing(&self) -> bool {
+    pub fn is_failing(&self) -> bool {
         lock(&self.report).down.is_some()
+    }
+}
+
+impl Tuning {
+    fn of(section: &config::Upstream) -> Self {
+        Self {
+            connect_timeout: section.connect_timeout,
+            auth_timeout: section.auth_timeout,
+            pool: section.pool,
+        }
     }
 }
 
 impl std::fmt::Debug for Upstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Upstream")
-            .field("name", &self.name)
+            .field("name", &self.section.name)
             .field("url", &self.url)
             .finish_non_exhaustive()
     }
@@ -408,6 +483,7 @@ mod tests {
             tls: None,
             connect_timeout: Duration::from_secs(2),
             auth_timeout: Duration::from_secs(2),
+            pool: UpstreamPool::default(),
         };
         Upstream::new(&section, &|_| None, Arc::new(NoCounters)).unwrap()
     }

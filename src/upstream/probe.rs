@@ -8,7 +8,8 @@ use tokio::time::{Instant, timeout};
 use super::handshake::{Pong, ping};
 use super::{DialError, Dialed, Upstream};
 
-/// Checks one upstream again and again over a connection that it keeps.
+/// Checks one upstream again and again over a connection that it keeps. That one is not among `max_connections`, and
+/// does not wait for its turn: it says whether Redis is there when everybody else waits.
 pub struct Probe {
     upstream: Arc<Upstream>,
     kept: Option<(Dialed, Instant)>,
@@ -82,7 +83,7 @@ impl Probe {
             self.kept = Some((kept, since));
             return Ok(pong);
         }
-        let mut dialed = self.upstream.dial().await?;
+        let mut dialed = self.upstream.dial_now(None).await?;
         let pong = ping(&mut dialed.stream)
             .await
             .inspect_err(|error| self.upstream.note_failure(error))?;

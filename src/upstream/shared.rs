@@ -31,7 +31,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::resp::{FrameKind, ReplyScan, ReplyScanner, encode};
 
-use super::{DialError, Dialed, Upstream};
+use super::{Dial, DialError, Dialed, Upstream};
 
 /// Requests above this size travel on a lane of their session's own, so that nobody waits behind them.
 pub const MAX_SHARED_REQUEST: usize = 16 * 1024;
@@ -130,7 +130,7 @@ pub struct SharedLane {
 struct Queue {
     /// Requests that have not been written.
     out: BytesMut,
-    /// Whose the replies are, oldest first.
+    /// Whose the replies are, oldest first. Bounded by the outstanding requests of each session, `MAX_OUTSTANDING`.
     slots: VecDeque<Slot>,
     /// Position behind the last byte of `out`, counted from the lane's beginning.
     end: u64,
@@ -204,10 +204,12 @@ impl Task {
 }
 
 impl SharedLane {
-    /// A lane in this state, and the task that serves it. Nothing is dialled before the task is polled.
+    /// A lane in this state over a connection in the making, and the task that serves it. The connection is either
+    /// fresh or in this state already. Nothing happens before the task is polled.
     pub fn open<S: Scratch, R: LaneReport>(
         upstream: &Arc<Upstream>,
         state: LaneState,
+        dial: Dial,
         scratch: Rc<S>,
         report: R,
     ) -> (Rc<Self>, Driver<S, R>) {
@@ -229,10 +231,9 @@ impl SharedLane {
             closed: Cell::new(false),
             task: Task::default(),
         });
-        let dialing = Arc::clone(upstream);
         let driver = Driver {
             lane: Rc::clone(&lane),
-            connection: Connection::Dialing(Box::pin(async move { dialing.dial().await })),
+            connection: Connection::Dialing(dial),
             scratch,
             report,
             replies: ReplyScanner::new(),
@@ -251,6 +252,22 @@ impl SharedLane {
     /// Whether new requests may be put on it.
     pub fn is_open(&self) -> bool {
         !self.closed.get()
+    }
+
+    /// Closes it to new requests; it ends when those on it have been answered.
+    pub fn retire(&self) {
+        self.closed.set(true);
+        self.task.wake();
+    }
+
+    /// Where it leads.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Whether no session is on it and nothing under way: it is held by its task and by the list of lanes alone.
+    pub fn is_unused(lane: &Rc<Self>) -> bool {
+        Rc::strong_count(lane) <= 2 && lane.queue.borrow().slots.is_empty()
     }
 
     /// Whether it is a connection of this upstream in this state.
@@ -407,7 +424,7 @@ pub struct Driver<S, R> {
 }
 
 enum Connection {
-    Dialing(Pin<Box<dyn Future<Output = Result<Dialed, DialError>>>>),
+    Dialing(Dial),
     Open(Box<Dialed>),
 }
 
@@ -451,7 +468,7 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if let Connection::Dialing(dial) = &mut self.connection {
             match ready!(dial.as_mut().poll(cx)) {
-                Ok(dialed) => self.connection = Connection::Open(Box::new(dialed)),
+                Ok(dialed) => self.connection = Connection::Open(dialed),
                 Err(error) => return Poll::Ready(End::Dial(error)),
             }
         }
@@ -652,9 +669,7 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             return Poll::Ready(End::Idle);
         }
         while self.idle.as_mut().poll(cx).is_ready() {
-            // The lane is held by this task, by the list of lanes, and by each seat.
-            let unused = !std::mem::replace(&mut self.busy, false) && Rc::strong_count(&self.lane) <= 2;
-            if unused && self.lane.queue.borrow().slots.is_empty() {
+            if !std::mem::replace(&mut self.busy, false) && SharedLane::is_unused(&self.lane) {
                 return Poll::Ready(End::Idle);
             }
             self.idle.as_mut().reset(Instant::now() + IDLE_TIME);

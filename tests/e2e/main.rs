@@ -23,6 +23,7 @@ mod drain;
 mod limits;
 mod login;
 mod logs;
+mod pool;
 mod reload;
 mod session;
 mod smuggling;

@@ -19,6 +19,7 @@ use crate::resp::RequestLimits;
 use crate::session::{Rules, Session};
 use crate::upstream::{Lane, LaneState, MAX_SHARED_REQUEST, Seat, Upstream};
 
+use super::super::lanes;
 use super::super::listener::{Listener, Settings};
 use super::super::worker::{Control, Registration, Worker};
 
@@ -152,18 +153,11 @@ impl Client {
 
     /// A connection of the session's own, and what state it is in.
     pub(super) fn lane(&self, wanted: LaneState) -> (Lane, LaneState) {
-        let upstream = self.upstream();
-        let idle = self
-            .settings
-            .sharing
-            .then(|| self.worker.lanes.take(upstream, wanted))
-            .flatten();
+        let (worker, upstream) = (&self.worker, self.upstream());
+        let idle = worker.lanes.take(upstream, wanted);
         let (mut lane, state) = idle.unwrap_or_else(|| {
-            let fresh = LaneState {
-                db: upstream.database(),
-                resp3: false,
-            };
-            (Lane::dial(upstream), fresh)
+            let dial = lanes::connection(worker, upstream, wanted);
+            (Lane::dial(dial), lanes::fresh(upstream))
         });
         lane.count_as(Box::new(self.upstream_metrics().lane_open(LaneKind::Own)));
         (lane, state)
@@ -175,9 +169,15 @@ impl Client {
         self.worker.lanes.put(self.upstream(), state, lane);
     }
 
-    /// Takes the listener's present settings.
-    pub(super) fn reload_settings(&mut self) {
-        self.settings = self.listener.settings.load_full();
+    /// Takes the listener's present settings; `true` if they name another upstream.
+    pub(super) fn reload_settings(&mut self) -> bool {
+        let former = std::mem::replace(&mut self.settings, self.listener.settings.load_full());
+        !Arc::ptr_eq(&former.upstream, &self.settings.upstream)
+    }
+
+    /// How long a session may go on with what it has begun on a connection that is to end.
+    pub(super) fn drain_timeout(&self) -> Duration {
+        self.settings.drain_timeout
     }
 
     /// Whether a newer connection was given this one's place among the strangers (L-23).

@@ -40,6 +40,9 @@ const HALF_CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// How often a client that is not read from is looked after.
 const ABSENCE_CHECK: Duration = Duration::from_secs(1);
 
+/// The same while a blocking command waits, which would take an element that nobody reads any more (S-14).
+const BLOCKED_ABSENCE_CHECK: Duration = Duration::from_millis(50);
+
 /// One connection from its first byte of RESP to its last.
 pub(super) struct Relay {
     client: Client,
@@ -76,6 +79,8 @@ pub(super) struct Relay {
     grace: Alarm,
     /// Looks after a client that is not read from.
     absence: Alarm,
+    /// The lane's upstream was replaced: what still holds the session there must end by then.
+    retirement: Alarm,
     last_heard: Instant,
     /// When bytes last went in any direction.
     last_moved: Instant,
@@ -190,6 +195,7 @@ impl Relay {
             idle,
             grace: Alarm::default(),
             absence: Alarm::default(),
+            retirement: Alarm::default(),
             last_heard,
             last_moved: last_heard,
             ending: None,
@@ -281,7 +287,14 @@ impl Relay {
             seat.register(cx);
         }
         if !self.absence.is_set() && self.is_deaf() {
-            self.absence.set(now + ABSENCE_CHECK);
+            let blocking = self.session.has_blocking();
+            self.absence.set(
+                now + if blocking {
+                    BLOCKED_ABSENCE_CHECK
+                } else {
+                    ABSENCE_CHECK
+                },
+            );
         }
         for alarm in [
             &mut self.login_deadline,
@@ -290,6 +303,7 @@ impl Relay {
             &mut self.idle,
             &mut self.grace,
             &mut self.absence,
+            &mut self.retirement,
         ] {
             alarm.register(cx);
         }
@@ -515,6 +529,16 @@ impl Relay {
             self.pinned = pinned.map(|pin| (pin, self.client.metrics().session_pinned(pin)));
         }
         let idle = self.body.is_none() && self.replies.is_idle() && self.reply_carry.is_empty();
+        if self.lane.as_ref().is_some_and(Lane::is_retired) {
+            if idle && self.session.survives_lane_loss() && self.is_settled() {
+                self.lane = None;
+                self.retirement.clear();
+                // A request may have been waiting for that.
+                self.stalled |= !self.carry.is_empty();
+                self.client.control.wake();
+            }
+            return;
+        }
         if self.lane.is_none() || !idle || !self.session.may_release_lane() {
             return;
         }
@@ -615,7 +639,10 @@ impl Relay {
         self.penalty.is_none()
             && self.session.takes_requests()
             && self.out.len() < HIGH_WATER
-            && self.lane.as_ref().is_none_or(Lane::has_room)
+            && self
+                .lane
+                .as_ref()
+                .is_none_or(|lane| lane.has_room() && !(lane.is_retired() && self.session.may_move()))
             && self.seat.as_ref().is_none_or(Seat::takes_requests)
     }
 
@@ -780,6 +807,7 @@ impl Relay {
     fn open_lane(&mut self) -> &mut BytesMut {
         let Self {
             lane,
+            seat,
             session,
             client,
             ..
@@ -787,6 +815,10 @@ impl Relay {
         let lane = lane.get_or_insert_with(|| {
             let (db, resp3) = session.lane_state();
             let (mut lane, state) = client.lane(LaneState { db, resp3 });
+            if lane.is_connecting() && seat.as_ref().is_some_and(|seat| seat.outstanding() == 0) {
+                // If all connections are taken, it must not wait for one that it keeps from being closed itself.
+                *seat = None;
+            }
             session.replay_from((state.db, state.resp3), lane.buffer());
             lane
         });
@@ -918,6 +950,9 @@ impl Relay {
                 return Err(Stop::silent(CloseReason::ClientClosed));
             }
         }
+        if self.retirement.poll(cx) && self.lane.as_ref().is_some_and(Lane::is_retired) {
+            return Err(Stop::silent(CloseReason::UpstreamClosed));
+        }
         if self.idle.poll(cx)
             && let Some(timeout) = self.client.listener_config().idle_timeout
         {
@@ -932,7 +967,11 @@ impl Relay {
 
     /// After a reload: the same user with new rules, or nobody any more.
     fn rejudge(&mut self) -> Result<(), Stop> {
-        self.client.reload_settings();
+        let moved = self.client.reload_settings();
+        if moved && let Some(lane) = &mut self.lane {
+            lane.retire();
+            self.retirement.set(Instant::now() + self.client.drain_timeout());
+        }
         let Some(identity) = self.session.identity() else {
             return Ok(());
         };
