@@ -204,10 +204,12 @@ impl Relay {
 
     /// Runs the connection to its end, then closes it so that the client reads what was written last; or until the session
     /// is at rest and should go on with another worker.
-    pub(super) async fn run(mut self) -> End {
+    ///
+    /// Boxed, because a future keeps what is moved into it twice, and most connections are idle most of the time.
+    pub(super) async fn run(mut self: Box<Self>) -> End {
         let reason = match std::future::poll_fn(|cx| self.poll(cx)).await {
             Outcome::Ended(reason) => reason,
-            Outcome::Leaving(to) => return self.leave(to),
+            Outcome::Leaving(to) => return Self::leave(*self, to),
         };
         self.client.close(reason);
         drop(self.lane.take());
