@@ -593,6 +593,8 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             if let Some(inbox) = &slot.inbox {
                 if self.reply_size > BIG_REPLY {
                     inbox.bulky.set(true);
+                    // Nobody else gets behind it: those who come now take another lane.
+                    lane.closed.set(true);
                 }
                 if !inbox.gone.get() {
                     let piece = rest.get(..len).unwrap_or_default();
@@ -645,11 +647,9 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             .slots
             .iter()
             .all(|slot| slot.inbox.as_ref().is_some_and(|other| Rc::ptr_eq(other, inbox)));
-        if self.reply_size > BIG_REPLY || alone {
-            // Nobody else gets behind it: those who come now take another lane.
-            self.lane.closed.set(true);
-        }
         if alone {
+            // As with a big reply.
+            self.lane.closed.set(true);
             self.stall.ends();
             return true;
         }

@@ -15,6 +15,7 @@ use super::support::Setup;
 use super::support::client::Value;
 use super::support::eventually;
 use super::support::keyward::resting_lanes;
+use super::support::keyward::sharing;
 use super::support::proc_status;
 use super::support::request;
 use super::support::resident_bytes;
@@ -133,6 +134,13 @@ fn a_client_that_does_not_read_stops_its_own_traffic_only() {
     // Several times what any socket buffer holds, and nobody reads.
     for _ in 0..4 {
         slow.send(&words("GET big"));
+    }
+    if sharing() {
+        // From here on nobody gets behind it on a shared connection.
+        let big = [("reason", "big_replies")];
+        eventually("its replies to be known as big", || {
+            (keyward.metric("keyward_sessions_pinned", &big) == 1.0).then_some(())
+        });
     }
     let mut other = keyward.app();
     for number in 1..=200 {
