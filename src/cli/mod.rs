@@ -8,6 +8,7 @@ mod gen_password;
 mod hash_password;
 mod healthcheck;
 mod logging;
+mod manual;
 mod run;
 
 use std::ffi::OsString;
@@ -69,6 +70,13 @@ enum Command {
     },
     /// Read a password from standard input, print its hash for a [[user]] or an ACL file
     HashPassword,
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
     /// Make a private CA, a server certificate and a client certificate
     DevCerts {
         /// Where to; an existing CA there is kept
@@ -155,6 +163,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Healthcheck(config) => healthcheck::healthcheck(&config),
         Command::GenPassword { write, force } => gen_password::gen_password(write.as_deref(), force),
         Command::HashPassword => hash_password::hash_password(),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man => manual::page(),
         Command::DevCerts { out, host } => dev_certs::dev_certs(&out, &host),
     };
     match outcome {

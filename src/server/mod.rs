@@ -19,6 +19,7 @@ mod listener;
 mod packing;
 mod prepare;
 mod reload;
+mod service;
 mod watch;
 mod worker;
 mod workers;
@@ -44,6 +45,7 @@ use expiry::Expiries;
 use lanes::Served;
 use listener::{Listener, Settings, Shared};
 use prepare::Built;
+use service::Service;
 use workers::{Balance, Workers};
 
 pub use prepare::{Environment, load};
@@ -95,6 +97,7 @@ struct Serving {
     reloads: channel::Sender<Vec<Served>>,
     workers: Arc<Workers>,
     balance: Balance,
+    service: Service,
     /// One probe an upstream; aborted when its upstream is replaced.
     probes: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -261,10 +264,12 @@ impl Bound {
             drain,
             reloads,
             balance: Balance::new(&workers, busy, Instant::now()),
+            service: Service::new(Instant::now()),
             workers: Arc::clone(&workers),
             probes: Vec::new(),
         };
         serving.start_probes();
+        serving.service.ready("serving");
         serving.serve(&mut signals, stop).await;
         serving.finish(&mut signals).await;
 
@@ -336,6 +341,7 @@ impl Serving {
     /// Once a second: what is folded, forgotten or shown late.
     fn tick(&mut self) {
         let now = Instant::now();
+        self.service.alive(now);
         self.bound.expiries.tick(now);
         let shared = &self.bound.shared;
         for ended in shared.throttle.sweep(now) {
@@ -363,6 +369,7 @@ impl Serving {
         let bound = &self.bound;
         bound.readiness.draining();
         bound.shared.metrics.draining.set(1);
+        self.service.stopping();
         let timeout = bound.config.server.drain_timeout;
         tracing::info!(
             event = "draining",

@@ -199,7 +199,7 @@ const CALM: f64 = 0.4;
 const CALM_TIME: Duration = Duration::from_secs(30);
 
 /// Between two decisions.
-const SETTLING: Duration = Duration::from_secs(1);
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// How often to look.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(200);

@@ -44,9 +44,12 @@ impl Serving {
                 shared.metrics.reload_succeeded(now_unix());
                 shared.audit.reload();
                 tracing::info!(event = "reloaded", cause);
+                self.service.reloaded("serving");
             }
             Err(faults) => {
                 shared.metrics.reload_failed();
+                self.service
+                    .reloaded("serving; the last reload was refused, see the log");
                 if let Some(first) = faults.first() {
                     shared.audit.reload_refused(&first.message);
                 }

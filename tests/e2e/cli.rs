@@ -385,3 +385,24 @@ fn development_certificates_work() {
     }
     assert!(keys >= 2, "server and client at least");
 }
+
+#[test]
+fn completions_and_the_manual_know_every_subcommand() {
+    let (status, help, _) = command_line(&["--help"], &[], "");
+    assert_eq!(status, 0);
+    assert!(help.lines().count() <= 40, "{help}");
+    let (status, manual, _) = command_line(&["man"], &[], "");
+    assert_eq!(status, 0);
+    let shells = ["bash", "zsh", "fish"].map(|shell| {
+        let (status, script, _) = command_line(&["completions", shell], &[], "");
+        assert_eq!(status, 0);
+        script
+    });
+    for command in ["run", "check", "dev", "healthcheck", "gen-password", "dev-certs"] {
+        assert!(
+            manual.contains(&command.replace('-', "\\-")),
+            "{command}\n{manual}"
+        );
+        assert!(shells.iter().all(|script| script.contains(command)), "{command}");
+    }
+}

@@ -223,3 +223,33 @@ fn without_sessions_the_end_takes_no_time_and_sigint_will_do() {
     keyward.signal("INT");
     assert_eq!(keyward.wait_exit().code(), Some(0));
 }
+
+/// `Type=notify` and `WatchdogSec=`: systemd waits for READY=1, hears that the process lives, and is told of the end.
+#[test]
+fn the_service_manager_is_told_of_readiness_life_and_end() {
+    let redis = Redis::start();
+    let setup = Setup::new(&redis);
+    let path = setup.dir().join("notify.sock");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(super::support::PATIENCE)).unwrap();
+    let next = || {
+        let mut buffer = [0; 512];
+        let count = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..count]).into_owned()
+    };
+    let mut keyward = setup
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "2000000")
+        .start();
+    assert!(next().starts_with("READY=1\n"));
+    assert_eq!(next().trim_end(), "WATCHDOG=1");
+    assert_eq!(next().trim_end(), "WATCHDOG=1");
+    keyward.stop();
+    loop {
+        let told = next();
+        if told.starts_with("STOPPING=1\n") {
+            break;
+        }
+        assert_eq!(told.trim_end(), "WATCHDOG=1");
+    }
+}
