@@ -435,7 +435,10 @@ fn a_transaction_that_was_none_ends_no_watch() {
     for (line, reply) in [
         ("EXEC", "-ERR EXEC without MULTI\r\n"),
         ("DISCARD", "-ERR DISCARD without MULTI\r\n"),
-        ("UNWATCH now", "-ERR wrong number of arguments for 'unwatch' command\r\n"),
+        (
+            "UNWATCH now",
+            "-ERR wrong number of arguments for 'unwatch' command\r\n",
+        ),
     ] {
         let mut talk = Talk::known("safe");
         talk.says("WATCH a");

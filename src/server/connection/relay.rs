@@ -408,7 +408,7 @@ impl Relay {
         let (db, resp3) = self.session.lane_state();
         let state = LaneState { db, resp3 };
         let fits = self.seat.as_ref().is_some_and(|seat| {
-            seat.outstanding() > 0 || seat.lane().is_open() && seat.lane().fits(self.client.upstream(), state)
+            !seat.is_settled() || seat.lane().is_open() && seat.lane().fits(self.client.upstream(), state)
         });
         if !fits {
             self.seat = None;
