@@ -181,6 +181,10 @@ fn prove(connections: &str, workers: usize) {
             result.and_then(|()| at_rest(&keyward, &redis, &world, connections, workers))
         });
     if let Err(fault) = result {
+        let metrics = keyward.page("/metrics").1;
+        let ends = |line: &&str| line.contains("_closed_total{") && !line.ends_with(" 0");
+        let ends: Vec<&str> = metrics.lines().filter(ends).collect();
+        eprintln!("connections that ended: {ends:#?}");
         panic!("{name}, KEYWARD_MODEL_SEED={seed}: {fault}");
     }
     let tally = &world.tally;

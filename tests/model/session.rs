@@ -56,8 +56,6 @@ pub(crate) struct Session {
     pub(crate) caught: Option<Value>,
     /// Requests until the client goes without a word.
     fuse: Option<usize>,
-    /// The kernel has little room for it, so that slow reading is felt.
-    narrow: bool,
     nonces: u64,
     /// Identifiers of stream entries.
     pub(crate) entries: u64,
@@ -178,8 +176,7 @@ impl State {
 impl Session {
     pub(crate) async fn open(world: &Arc<World>, index: usize) -> Result<Self, String> {
         let mut random = Random::fork(world.seed, index as u64);
-        let narrow = random.percent(15);
-        let (reader, writer) = connect(world.address, narrow)
+        let (reader, writer) = connect(world.address)
             .await
             .map_err(|error| format!("no connection: {error}"))?;
         let fuse = random.percent(30).then(|| random.within(1..150));
@@ -201,7 +198,6 @@ impl Session {
             touched: BTreeSet::new(),
             caught: None,
             fuse,
-            narrow,
             nonces: 0,
             entries: 0,
             trace: VecDeque::new(),
@@ -209,11 +205,6 @@ impl Session {
         };
         session.login();
         Ok(session)
-    }
-
-    /// Whether slow reading is felt.
-    pub(crate) fn is_narrow(&self) -> bool {
-        self.narrow
     }
 
     pub(crate) fn nonce(&mut self) -> String {
@@ -599,9 +590,7 @@ impl Session {
         if self.touched.is_empty() {
             return Ok(());
         }
-        let (mut reader, mut writer) = connect(self.world.redis, false)
-            .await
-            .map_err(|e| e.to_string())?;
+        let (mut reader, mut writer) = connect(self.world.redis).await.map_err(|e| e.to_string())?;
         let mut bytes = request(&[b"AUTH", REDIS_PASSWORD.as_bytes()]);
         bytes.extend(request(&[b"MULTI"]));
         let mut count = 2;
@@ -732,7 +721,7 @@ impl Want {
 
 impl Peer {
     async fn open(world: &Arc<World>, user: usize) -> Result<Self, Stop> {
-        let (reader, writer) = connect(world.address, false)
+        let (reader, writer) = connect(world.address)
             .await
             .map_err(|error| Stop::Fault(format!("no connection: {error}")))?;
         let mut peer = Self {

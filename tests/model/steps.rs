@@ -40,7 +40,7 @@ impl Session {
             return self.unsubscribe().await;
         }
         let weights = [
-            400, 40, 90, 60, 50, 60, 60, 40, 50, 60, 40, 25, 15, 4, 12, 15, 25, 20, 30,
+            400, 40, 90, 60, 50, 60, 60, 40, 50, 60, 40, 25, 15, 4, 12, 15, 4, 20, 30,
         ];
         match self.random.weighted(&weights) {
             0 => self.simple_ones(1..25).await,
@@ -59,7 +59,7 @@ impl Session {
             13 => self.inject().await,
             14 => self.track().await,
             15 => self.scan().await,
-            16 if self.is_narrow() => self.read_slowly().await,
+            16 => self.read_slowly().await,
             17 => self.without_replies().await,
             _ => self.think().await,
         }
@@ -511,21 +511,25 @@ impl Session {
             Ok::<_, Stop>(peer)
         };
         let talking = self.talk_while_listening();
-        let peer = {
+        let published = {
             tokio::pin!(publishing, talking);
-            let (mut peer, mut talked) = (None, false);
-            while peer.is_none() || !talked {
+            let (mut published, mut talked) = (None, false);
+            while published.is_none() || !talked {
                 tokio::select! {
-                    result = &mut publishing, if peer.is_none() => peer = Some(result?),
+                    result = &mut publishing, if published.is_none() => match result {
+                        Err(Stop::Abandoned) => return Err(Stop::Abandoned),
+                        // Whether nobody listened any more is for the listener to say.
+                        result => published = Some(result),
+                    },
                     result = &mut talking, if !talked => {
                         result?;
                         talked = true;
                     }
                 }
             }
-            peer
+            published
         };
-        self.peer = peer;
+        self.peer = published.transpose()?;
         if !resp3 && self.random.percent(80) {
             return self.unsubscribe().await;
         }

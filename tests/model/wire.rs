@@ -8,7 +8,6 @@ use bytes::Buf;
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -38,13 +37,8 @@ pub(crate) enum NoFrame {
     Malformed(String),
 }
 
-/// `narrow`: with so little room in the kernel that a slow reader is felt at once.
-pub(crate) async fn connect(address: SocketAddr, narrow: bool) -> io::Result<(Reader, Writer)> {
-    let socket = TcpSocket::new_v4()?;
-    if narrow {
-        socket.set_recv_buffer_size(16 * 1024)?;
-    }
-    let stream: TcpStream = socket.connect(address).await?;
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<(Reader, Writer)> {
+    let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (read, write) = stream.into_split();
     let reader = Reader {
