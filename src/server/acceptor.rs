@@ -22,7 +22,15 @@ pub(super) async fn accept(
     mut drain: DrainWatch,
 ) {
     let mut pause = FIRST_PAUSE;
+    let mut patience = None;
     while drain.level() == Level::Running {
+        let wanted = listener.settings.load().config.write_stall_timeout;
+        if patience != Some(wanted) {
+            patience = Some(wanted);
+            if let Err(error) = socket.outwait(wanted) {
+                tracing::debug!(event = "socket_option_failed", listener = &*listener.name, error = %error);
+            }
+        }
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = drain.draining() => continue,
