@@ -17,14 +17,21 @@
     reason = "test code: a failed assumption is a failed test"
 )]
 
+mod connection;
+mod leaving;
+mod listening;
+mod peer;
 mod random;
+mod replies;
 mod session;
 mod steps;
 mod store;
 #[path = "../e2e/support/mod.rs"]
 mod support;
+mod verdict;
 mod wire;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -57,6 +64,8 @@ pub(crate) struct World {
     users: &'static [(&'static str, &'static str)],
     /// Connections between Keyward and Redis are being killed.
     chaos: AtomicBool,
+    /// Connections to Redis that have run a script, and whose.
+    scripted: Mutex<HashMap<i64, usize>>,
     tally: Tally,
 }
 
@@ -102,6 +111,20 @@ impl Tally {
 }
 
 impl World {
+    /// A session works on this connection to Redis: it must not have run another's script.
+    fn knows(&self, id: i64, owner: usize, scripted: bool) -> Result<(), String> {
+        let mut known = self.scripted.lock().unwrap();
+        if scripted {
+            known.entry(id).or_insert(owner);
+        }
+        match known.get(&id) {
+            Some(first) if *first != owner => Err(format!(
+                "works on connection {id}, which ran a script of session {first}"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn has_chaos(&self) -> bool {
         self.chaos.load(Ordering::Relaxed)
     }
@@ -138,7 +161,7 @@ const USERS: &[(&str, &str)] = &[
 const CONCURRENT: usize = 64;
 
 fn prove(connections: &str, workers: usize) {
-    let sessions = number("KEYWARD_MODEL_SESSIONS", 160) as usize;
+    let sessions = number("KEYWARD_MODEL_SESSIONS", 120) as usize;
     let steps = number("KEYWARD_MODEL_STEPS", 40) as usize;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let seed = number("KEYWARD_MODEL_SEED", now.as_nanos() as u64 % 1_000_000_000);
@@ -164,6 +187,7 @@ fn prove(connections: &str, workers: usize) {
         seed,
         users: USERS,
         chaos: AtomicBool::new(false),
+        scripted: Mutex::default(),
         tally: Tally::default(),
     });
     // In the first half nothing but the clients themselves may end a connection.

@@ -11,18 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use crate::World;
+use crate::peer::Peer;
 use crate::random::Random;
+use crate::replies::Inbox;
+use crate::replies::Sent;
+use crate::replies::Want;
+use crate::replies::brief;
+use crate::replies::short;
 use crate::store::Change;
 use crate::store::Op;
 use crate::store::Store;
-use crate::store::bulk;
-use crate::store::ok;
-use crate::store::probes;
 use crate::support::PATIENCE;
-use crate::support::REDIS_PASSWORD;
 use crate::support::client::Value;
 use crate::support::request;
 use crate::wire::NoFrame;
@@ -36,30 +36,31 @@ pub(crate) const DATABASES: u32 = 4;
 pub(crate) struct Session {
     pub(crate) world: Arc<World>,
     pub(crate) random: Random,
+    pub(crate) index: usize,
     /// What its keys begin with.
     pub(crate) prefix: String,
     pub(crate) reader: Reader,
-    writer: Writer,
+    pub(crate) writer: Writer,
     /// Requests that have not been written yet.
-    out: Vec<u8>,
+    pub(crate) out: Vec<u8>,
     /// Requests without a reply, in order.
-    waiting: VecDeque<Sent>,
+    pub(crate) waiting: VecDeque<Sent>,
     /// Messages that must come by themselves, in order.
     pub(crate) pushes: VecDeque<Value>,
     pub(crate) state: State,
     /// Redis's when everything sent has been carried out.
     pub(crate) store: Store,
     /// Redis's as far as replies have told.
-    acknowledged: Store,
+    pub(crate) acknowledged: Store,
     pub(crate) touched: BTreeSet<(u32, String)>,
     /// A reply that was wanted for its content.
     pub(crate) caught: Option<Value>,
     /// Requests until the client goes without a word.
-    fuse: Option<usize>,
-    nonces: u64,
+    pub(crate) fuse: Option<usize>,
+    pub(crate) nonces: u64,
     /// Identifiers of stream entries.
     pub(crate) entries: u64,
-    trace: VecDeque<String>,
+    pub(crate) trace: VecDeque<String>,
     pub(crate) peer: Option<Peer>,
 }
 
@@ -77,31 +78,9 @@ pub(crate) struct State {
     pub(crate) tracking: bool,
     /// Something that ties it to its connection to Redis for good.
     pub(crate) sticky: bool,
+    /// It has run a script.
+    pub(crate) scripted: bool,
     pub(crate) refused_logins: u32,
-}
-
-struct Sent {
-    what: String,
-    want: Want,
-    change: Option<Change>,
-    blocks: bool,
-}
-
-/// What a reply must be.
-#[derive(Debug, Clone)]
-pub(crate) enum Want {
-    Is(Value),
-    /// An error that begins so.
-    Error(&'static str),
-    /// An unknown command's error, which must quote this.
-    Quotes(String),
-    Integer,
-    /// HELLO's, with this version.
-    Hello(i64),
-    /// `+OK`, or an error of a Redis that is older than the command.
-    OkOrUnknown,
-    /// Any, for [`Session::caught`].
-    Caught,
 }
 
 /// Why a session stops.
@@ -119,7 +98,7 @@ pub(crate) enum Stop {
 
 /// How far an exchange goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Until {
+pub(crate) enum Until {
     /// Every reply and every message has come.
     Quiet,
     /// Every reply has come.
@@ -128,39 +107,9 @@ enum Until {
     HalfClosed,
 }
 
-/// Another connection of the same program: what it does is over before its session goes on.
-pub(crate) struct Peer {
-    reader: Reader,
-    writer: Writer,
-    chaos: bool,
-    pub(crate) db: u32,
-}
-
-impl Want {
-    fn fits(&self, value: &Value) -> bool {
-        match (self, value) {
-            (Self::Is(wanted), value) => wanted == value,
-            (Self::Error(begin), Value::Error(text)) => text.starts_with(begin),
-            (Self::Quotes(nonce), Value::Error(text)) => {
-                text.starts_with("ERR unknown command") && text.contains(nonce)
-            }
-            (Self::Integer, Value::Integer(_)) | (Self::Caught, _) => true,
-            (Self::Hello(version), Value::Map(pairs)) => {
-                pairs.contains(&(Value::Bulk(b"proto".to_vec()), Value::Integer(*version)))
-            }
-            (Self::Hello(version), Value::Array(items)) => items
-                .windows(2)
-                .any(|pair| pair == [Value::Bulk(b"proto".to_vec()), Value::Integer(*version)]),
-            (Self::OkOrUnknown, Value::Simple(text)) => text == "OK",
-            (Self::OkOrUnknown, Value::Error(text)) => text.starts_with("ERR unknown subcommand"),
-            _ => false,
-        }
-    }
-}
-
 impl State {
     /// Redis holds something for it that no other connection can be given.
-    fn is_bound(&self) -> bool {
+    pub(crate) fn is_bound(&self) -> bool {
         self.multi || self.watching || self.tracking || self.sticky || self.listens()
     }
 
@@ -181,6 +130,7 @@ impl Session {
             .map_err(|error| format!("no connection: {error}"))?;
         let fuse = random.percent(30).then(|| random.within(1..150));
         let mut session = Self {
+            index,
             prefix: format!("s{index}:"),
             state: State {
                 user: random.below(world.users.len()),
@@ -261,7 +211,7 @@ impl Session {
         what
     }
 
-    fn touch(&mut self, change: &Change) {
+    pub(crate) fn touch(&mut self, change: &Change) {
         for (db, op) in &change.ops {
             for key in op.written() {
                 self.touched.insert((*db, key.to_owned()));
@@ -277,7 +227,7 @@ impl Session {
         self.acknowledged.replay(&change);
     }
 
-    fn note(&mut self, line: String) {
+    pub(crate) fn note(&mut self, line: String) {
         if self.trace.len() == 60 {
             self.trace.pop_front();
         }
@@ -285,7 +235,7 @@ impl Session {
     }
 
     /// Whether the client is about to leave without a word.
-    fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         self.fuse == Some(0)
     }
 
@@ -307,7 +257,7 @@ impl Session {
         self.flush_until(Until::Answered).await
     }
 
-    async fn flush_until(&mut self, until: Until) -> Result<(), Stop> {
+    pub(crate) async fn flush_until(&mut self, until: Until) -> Result<(), Stop> {
         if self.is_cut() {
             return Err(self.leave().await);
         }
@@ -329,7 +279,12 @@ impl Session {
         })
     }
 
-    async fn exchange(&mut self, bytes: &[u8], random: &mut Random, until: Until) -> Result<(), Stop> {
+    pub(crate) async fn exchange(
+        &mut self,
+        bytes: &[u8],
+        random: &mut Random,
+        until: Until,
+    ) -> Result<(), Stop> {
         let Self {
             reader,
             writer,
@@ -379,7 +334,7 @@ impl Session {
         }
     }
 
-    async fn settle_next(&mut self) -> Result<(), Stop> {
+    pub(crate) async fn settle_next(&mut self) -> Result<(), Stop> {
         let frame = self.reader.frame().await?;
         Inbox {
             waiting: &mut self.waiting,
@@ -392,46 +347,6 @@ impl Session {
         .settle(frame)
     }
 
-    /// The client goes in the middle of anything: with FIN, with RST, or half, and then still reads.
-    async fn leave(&mut self) -> Stop {
-        if self.random.percent(35) {
-            return self.end_half_closed().await;
-        }
-        let bytes = std::mem::take(&mut self.out);
-        let length = match self.random.percent(40) {
-            true => self.random.below(bytes.len() + 1),
-            false => bytes.len(),
-        };
-        self.note(format!("leaves after {length} of {} bytes", bytes.len()));
-        self.world.tally.closes.add(1);
-        let mut random = self.random.clone();
-        let aborts = self.random.percent(40);
-        let leaving = async {
-            // Whoever does not read cannot write without end.
-            let limit = Duration::from_millis(random.below(30) as u64);
-            let writing = self.writer.write(&bytes[..length], &mut random, false);
-            let _ = tokio::time::timeout(limit, writing).await;
-            for _ in 0..self.random.below(4) {
-                if self.waiting.is_empty() {
-                    break;
-                }
-                // What comes must be right, but nothing has to.
-                let next = self.settle_next();
-                if let Ok(Err(stop)) = tokio::time::timeout(Duration::from_millis(20), next).await {
-                    return stop;
-                }
-            }
-            if aborts {
-                self.writer.abort();
-            }
-            Stop::Left
-        };
-        match tokio::time::timeout(PATIENCE, leaving).await {
-            Ok(stop) => stop,
-            Err(_) => Stop::Fault("a half-closed connection did not end".into()),
-        }
-    }
-
     /// Nothing is asked for; the connection must stay as it is.
     pub(crate) async fn think(&mut self) -> Result<(), Stop> {
         self.flush().await?;
@@ -441,61 +356,6 @@ impl Session {
             Ok(Ok(value)) => Err(Stop::Fault(format!("unasked: {}", brief(&value)))),
             Ok(Err(end)) => Err(end.into()),
         }
-    }
-
-    /// Sends the last batch and closes its sending half: what was sent is still answered (S-15), unless the grace ends or a
-    /// command blocks (S-14).
-    pub(crate) async fn end_half_closed(&mut self) -> Stop {
-        let bytes = std::mem::take(&mut self.out);
-        let mut random = self.random.clone();
-        self.note("half-closes with everything outstanding".into());
-        self.world.tally.closes.add(1);
-        let began = Instant::now();
-        let ending = async {
-            if let Err(stop) = self.exchange(&bytes, &mut random, Until::HalfClosed).await {
-                return stop;
-            }
-            // A listener may get messages still, but is not owed them.
-            loop {
-                if let Err(stop) = self.settle_next().await {
-                    return stop;
-                }
-            }
-        };
-        let stop = match tokio::time::timeout(PATIENCE, ending).await {
-            Ok(stop) => stop,
-            Err(_) => Stop::Fault("a half-closed connection did not end".into()),
-        };
-        match stop {
-            Stop::Gone(false) if self.waiting.is_empty() => Stop::Left,
-            Stop::Gone(_)
-                if self.waiting.iter().any(|sent| sent.blocks)
-                    || began.elapsed() > Duration::from_secs(4) =>
-            {
-                Stop::Left
-            }
-            stop => stop,
-        }
-    }
-
-    /// Everything that comes until the other side closes.
-    pub(crate) async fn read_to_end(&mut self) -> Result<Vec<Value>, Stop> {
-        let bytes = std::mem::take(&mut self.out);
-        let mut random = self.random.clone();
-        let reading = async {
-            self.writer.write(&bytes, &mut random, false).await;
-            let mut values = Vec::new();
-            loop {
-                match self.reader.frame().await {
-                    Ok(value) => values.push(value),
-                    Err(NoFrame::Ended(_)) => return Ok(values),
-                    Err(end) => return Err(end.into()),
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, reading)
-            .await
-            .unwrap_or_else(|_| Err(Stop::Fault("the connection did not end".into())))
     }
 
     pub(crate) async fn frame(&mut self) -> Result<Value, Stop> {
@@ -545,239 +405,6 @@ impl Session {
         }
         Ok(done.unwrap())
     }
-
-    /// Whether this end may be, and what Redis holds then.
-    pub(crate) async fn conclude(mut self, stop: Stop) -> Result<(), String> {
-        let world = Arc::clone(&self.world);
-        let verdict = match stop {
-            Stop::Left => Ok(()),
-            Stop::Abandoned if world.has_chaos() => Ok(()),
-            Stop::Abandoned => Err("a partner was lost".to_owned()),
-            Stop::Gone(_) if !world.has_chaos() => Err("the connection ended".to_owned()),
-            Stop::Gone(_) if self.waiting.is_empty() && !self.state.is_bound() => {
-                Err("the connection ended although nothing was in flight or bound to it".to_owned())
-            }
-            Stop::Gone(_) => {
-                world.tally.gone.add(1);
-                Ok(())
-            }
-            Stop::Fault(fault) => Err(fault),
-        };
-        let verdict = match verdict {
-            Ok(()) => self.verify().await,
-            fault => fault,
-        };
-        verdict.map_err(|fault| {
-            format!(
-                "{fault}\n  {:?}\n  waiting: {:?}\n  the last of it:\n    {}",
-                self.state,
-                self.waiting
-                    .iter()
-                    .take(5)
-                    .map(|sent| &sent.what)
-                    .collect::<Vec<_>>(),
-                self.trace
-                    .iter()
-                    .map(String::as_str)
-                    .collect::<Vec<_>>()
-                    .join("\n    ")
-            )
-        })
-    }
-
-    /// Looks into Redis itself, past Keyward.
-    async fn verify(&mut self) -> Result<(), String> {
-        if self.touched.is_empty() {
-            return Ok(());
-        }
-        let (mut reader, mut writer) = connect(self.world.redis).await.map_err(|e| e.to_string())?;
-        let mut bytes = request(&[b"AUTH", REDIS_PASSWORD.as_bytes()]);
-        bytes.extend(request(&[b"MULTI"]));
-        let mut count = 2;
-        for (db, key) in &self.touched {
-            bytes.extend(request(&[b"SELECT", db.to_string().as_bytes()]));
-            for op in probes(key) {
-                let words = op.words();
-                bytes.extend(request(&words.iter().map(|word| &word[..]).collect::<Vec<_>>()));
-            }
-            bytes.extend(request(&[b"UNLINK", key.as_bytes()]));
-            count += 2 + probes(key).len();
-        }
-        bytes.extend(request(&[b"EXEC"]));
-        writer.write(&bytes, &mut Random::new(1), false).await;
-        for _ in 0..count {
-            reader.frame().await.map_err(|end| format!("Redis: {end:?}"))?;
-        }
-        let Ok(Value::Array(mut found)) = reader.frame().await else {
-            return Err("Redis did not carry the look out".into());
-        };
-        let each = 2 + probes("").len();
-        let mut at = 0;
-        found.retain(|_| {
-            at += 1;
-            at % each != 0
-        });
-        let mut store = self.acknowledged.clone();
-        if store.look(&self.touched) == found {
-            return Ok(());
-        }
-        for change in self.waiting.iter().filter_map(|sent| sent.change.as_ref()) {
-            for (index, (db, op)) in change.ops.iter().enumerate() {
-                store.apply(*db, op, false);
-                let whole = !change.atomic || index + 1 == change.ops.len();
-                if whole && store.look(&self.touched) == found {
-                    return Ok(());
-                }
-            }
-        }
-        let wanted = self.acknowledged.look(&self.touched);
-        let differences: Vec<String> = self
-            .touched
-            .iter()
-            .enumerate()
-            .flat_map(|(index, key)| (index * (each - 1)..(index + 1) * (each - 1)).map(move |at| (key, at)))
-            .filter(|(_, at)| wanted.get(*at) != found.get(*at))
-            .map(|(key, at)| {
-                let text = |value: Option<&Value>| value.map_or_else(String::new, brief);
-                format!(
-                    "{key:?}: {} instead of {}",
-                    text(found.get(at)),
-                    text(wanted.get(at))
-                )
-            })
-            .collect();
-        Err(format!(
-            "Redis holds neither what was acknowledged nor a prefix of what was in flight: {differences:#?}"
-        ))
-    }
-}
-
-/// What takes frames in.
-struct Inbox<'a> {
-    waiting: &'a mut VecDeque<Sent>,
-    pushes: &'a mut VecDeque<Value>,
-    acknowledged: &'a mut Store,
-    caught: &'a mut Option<Value>,
-    world: &'a World,
-    trace: &'a mut VecDeque<String>,
-}
-
-impl Inbox<'_> {
-    fn settle(&mut self, value: Value) -> Result<(), Stop> {
-        if comes_unasked(&value) {
-            return match self.pushes.pop_front() {
-                Some(wanted) if wanted == value => {
-                    self.world.tally.messages.add(1);
-                    Ok(())
-                }
-                wanted => Err(Stop::Fault(format!(
-                    "message {} instead of {}",
-                    brief(&value),
-                    wanted.as_ref().map_or_else(|| "none".into(), brief)
-                ))),
-            };
-        }
-        let Some(sent) = self.waiting.pop_front() else {
-            return Err(Stop::Fault(format!(
-                "a reply that nobody asked for: {}",
-                brief(&value)
-            )));
-        };
-        if !sent.want.fits(&value) {
-            let fault = format!(
-                "{}: {} instead of {}",
-                sent.what,
-                brief(&value),
-                sent.want.brief()
-            );
-            self.waiting.push_front(sent);
-            let said =
-                matches!(&value, Value::Error(text) if FAREWELLS.iter().any(|begin| text.starts_with(begin)));
-            if said && self.world.has_chaos() {
-                self.trace.push_back(format!("< {}", brief(&value)));
-                return Err(Stop::Gone(false));
-            }
-            return Err(Stop::Fault(fault));
-        }
-        if let Some(change) = &sent.change {
-            self.acknowledged.replay(change);
-        }
-        if matches!(sent.want, Want::Caught) {
-            *self.caught = Some(value);
-        }
-        self.world.tally.replies.add(1);
-        Ok(())
-    }
-}
-
-impl Want {
-    fn brief(&self) -> String {
-        match self {
-            Self::Is(value) => brief(value),
-            other => format!("{other:?}"),
-        }
-    }
-}
-
-impl Peer {
-    async fn open(world: &Arc<World>, user: usize) -> Result<Self, Stop> {
-        let (reader, writer) = connect(world.address)
-            .await
-            .map_err(|error| Stop::Fault(format!("no connection: {error}")))?;
-        let mut peer = Self {
-            reader,
-            writer,
-            chaos: world.has_chaos(),
-            db: 0,
-        };
-        let (name, password) = world.users[user];
-        peer.call(&[b"AUTH", name.as_bytes(), password.as_bytes()], &ok())
-            .await?;
-        Ok(peer)
-    }
-
-    pub(crate) async fn call(&mut self, words: &[&[u8]], wanted: &Value) -> Result<(), Stop> {
-        self.calls(&[words.to_vec()], wanted).await
-    }
-
-    /// Pipelined requests that all bring the same reply.
-    pub(crate) async fn calls(&mut self, requests: &[Vec<&[u8]>], wanted: &Value) -> Result<(), Stop> {
-        let bytes: Vec<u8> = requests.iter().flat_map(|words| request(words)).collect();
-        let calling = async {
-            let mut random = Random::new(bytes.len() as u64);
-            self.writer.write(&bytes, &mut random, false).await;
-            for _ in requests {
-                let value = match self.reader.frame().await {
-                    Ok(value) => value,
-                    Err(NoFrame::Ended(_)) if self.chaos => return Err(Stop::Abandoned),
-                    Err(end) => return Err(Stop::Fault(format!("the partner: {end:?}"))),
-                };
-                if value != *wanted {
-                    // In chaos the listener may have been lost, and the partner's own lane.
-                    if self.chaos {
-                        return Err(Stop::Abandoned);
-                    }
-                    return Err(Stop::Fault(format!(
-                        "the partner got {} instead of {}",
-                        brief(&value),
-                        brief(wanted)
-                    )));
-                }
-            }
-            Ok(())
-        };
-        tokio::time::timeout(PATIENCE, calling)
-            .await
-            .unwrap_or_else(|_| Err(Stop::Fault("the partner got no reply".into())))
-    }
-
-    pub(crate) async fn select(&mut self, db: u32) -> Result<(), Stop> {
-        if self.db != db {
-            self.db = db;
-            self.call(&[b"SELECT", db.to_string().as_bytes()], &ok()).await?;
-        }
-        Ok(())
-    }
 }
 
 impl From<NoFrame> for Stop {
@@ -788,60 +415,3 @@ impl From<NoFrame> for Stop {
         }
     }
 }
-
-/// Messages and invalidations; confirmations are replies.
-fn comes_unasked(value: &Value) -> bool {
-    let (Value::Push(items) | Value::Array(items)) = value else {
-        return false;
-    };
-    match items.first() {
-        Some(Value::Bulk(word)) => matches!(&word[..], b"message" | b"pmessage" | b"invalidate"),
-        _ => false,
-    }
-}
-
-fn short(word: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&word[..word.len().min(40)])
-        .escape_debug()
-        .to_string();
-    if word.len() > 40 {
-        format!("{text}…{}", word.len())
-    } else {
-        text
-    }
-}
-
-pub(crate) fn brief(value: &Value) -> String {
-    match value {
-        Value::Bulk(bytes) if bytes.len() > 200 => format!("${}", short(bytes)),
-        value => {
-            let text: String = value.to_string().chars().take(300).collect();
-            text.escape_debug().to_string()
-        }
-    }
-}
-
-pub(crate) fn text(text: &str) -> Bytes {
-    Bytes::copy_from_slice(text.as_bytes())
-}
-
-pub(crate) fn confirmation(kind: &str, name: Option<&str>, count: usize, resp3: bool) -> Value {
-    let name = match name {
-        Some(name) => bulk(&text(name)),
-        None if resp3 => Value::Null,
-        None => Value::NilBulk,
-    };
-    frame(vec![bulk(&text(kind)), name, Value::Integer(count as i64)], resp3)
-}
-
-/// A push, or the array that stands for one in RESP2.
-pub(crate) fn frame(items: Vec<Value>, resp3: bool) -> Value {
-    if resp3 {
-        Value::Push(items)
-    } else {
-        Value::Array(items)
-    }
-}
-
-/// What Keyward says before it closes a connection whose lane could not be had.
-const FAREWELLS: &[&str] = &["LOADING keyward: ", "ERR keyward: upstream "];
