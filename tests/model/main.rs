@@ -280,14 +280,22 @@ fn kill_lanes(redis: &Redis, world: &World, over: &AtomicBool) {
             .filter(|line| line.contains(".sock:0 ") && !line.contains("cmd=client|list"))
             .filter_map(|line| line.trim_start_matches('$').split([' ', '=']).nth(1))
             .collect();
-        if !lanes.is_empty() {
-            let id = *random.pick(&lanes);
+        // Mostly one, sometimes several at once; as often an old one, which is likely to be shared, as any.
+        for _ in 0..if random.percent(10) { 6 } else { 1 } {
+            let among = if random.percent(50) {
+                lanes.len() / 4
+            } else {
+                lanes.len()
+            };
+            let Some(id) = lanes.get(random.below(among)) else {
+                break;
+            };
             if direct.call(&format!("CLIENT KILL ID {id}")) == ":1" {
                 world.tally.kills.add(1);
             }
         }
         // The pace of the disaster.
-        std::thread::park_timeout(Duration::from_millis(random.within(10..120) as u64));
+        std::thread::park_timeout(Duration::from_millis(random.within(10..100) as u64));
     }
 }
 
