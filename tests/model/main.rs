@@ -174,6 +174,9 @@ fn prove(connections: &str, workers: usize) {
     let mut keyward = Setup::new(&redis)
         .env("KEYWARD_CONNECTIONS", connections)
         .server(&format!("workers = {workers}"))
+        // What a busy machine may take; the limits have tests of their own.
+        .login("timeout = \"1m\"")
+        .listener("write_stall_timeout = \"10m\"")
         .without_user("root")
         .user("second", APP_PASSWORD_2, "acl = \"safe\"")
         .user("quiet", ROOT_PASSWORD, "acl = \"safe +client|reply\"")

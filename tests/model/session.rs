@@ -265,18 +265,11 @@ impl Session {
         let mut random = self.random.clone();
         self.random.next();
         let began = Instant::now();
-        let result = tokio::time::timeout(PATIENCE, self.exchange(&bytes, &mut random, until)).await;
+        let result = self.exchange(&bytes, &mut random, until).await;
         if self.reader.pace.is_none() {
             self.world.tally.slowest(began.elapsed());
         }
-        result.unwrap_or_else(|_| {
-            let missing = self.waiting.front().map(|sent| sent.what.clone());
-            Err(Stop::Fault(format!(
-                "no reply within {PATIENCE:?}: {} replies and {} messages are missing, the first to {missing:?}",
-                self.waiting.len(),
-                self.pushes.len()
-            )))
-        })
+        result
     }
 
     pub(crate) async fn exchange(
@@ -411,6 +404,7 @@ impl From<NoFrame> for Stop {
     fn from(end: NoFrame) -> Self {
         match end {
             NoFrame::Ended(partial) => Self::Gone(partial),
+            NoFrame::Silent => Self::Fault(format!("not a byte within {PATIENCE:?}")),
             NoFrame::Malformed(what) => Self::Fault(format!("not RESP: {what}")),
         }
     }

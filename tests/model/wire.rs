@@ -13,6 +13,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::random::Random;
+use crate::support::PATIENCE;
 use crate::support::client::Value;
 
 pub(crate) struct Reader {
@@ -33,6 +34,8 @@ pub(crate) struct Writer {
 pub(crate) enum NoFrame {
     /// The other side has ended the connection; `true`: in the middle of a frame.
     Ended(bool),
+    /// Not a byte came in all the time that anything may take.
+    Silent,
     /// Not RESP.
     Malformed(String),
 }
@@ -66,10 +69,10 @@ impl Reader {
             }
             let limit = self.pace.map_or(256 * 1024, |(limit, _)| limit);
             self.buffer.reserve(limit);
-            let read = (&mut self.half)
-                .take(limit as u64)
-                .read_buf(&mut self.buffer)
-                .await;
+            let mut half = (&mut self.half).take(limit as u64);
+            let read = tokio::time::timeout(PATIENCE, half.read_buf(&mut self.buffer))
+                .await
+                .map_err(|_| NoFrame::Silent)?;
             if !matches!(read, Ok(1..)) {
                 return Err(NoFrame::Ended(!self.buffer.is_empty()));
             }
