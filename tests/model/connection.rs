@@ -1,5 +1,7 @@
 //! Steps that change the connection: databases, versions, names, logins, replies that are off, scripts.
 
+use std::time::Instant;
+
 use crate::replies::Want;
 use crate::replies::text;
 use crate::session::DATABASES;
@@ -197,6 +199,7 @@ impl Session {
         let want = Want::Id {
             owner: self.index,
             scripted: self.state.scripted,
+            asked: Instant::now(),
         };
         self.ask(&["CLIENT", "ID"], want);
     }

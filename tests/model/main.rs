@@ -64,8 +64,8 @@ pub(crate) struct World {
     users: &'static [(&'static str, &'static str)],
     /// Connections between Keyward and Redis are being killed.
     chaos: AtomicBool,
-    /// Connections to Redis that have run a script, and whose.
-    scripted: Mutex<HashMap<i64, usize>>,
+    /// Connections to Redis that have run a script, whose, and since when that is known.
+    scripted: Mutex<HashMap<i64, (usize, Instant)>>,
     tally: Tally,
 }
 
@@ -111,14 +111,14 @@ impl Tally {
 }
 
 impl World {
-    /// A session works on this connection to Redis: it must not have run another's script.
-    fn knows(&self, id: i64, owner: usize, scripted: bool) -> Result<(), String> {
+    /// A session works on this connection to Redis: it must not have run another's script before the session asked.
+    fn knows(&self, id: i64, owner: usize, scripted: bool, asked: Instant) -> Result<(), String> {
         let mut known = self.scripted.lock().unwrap();
         if scripted {
-            known.entry(id).or_insert(owner);
+            known.entry(id).or_insert((owner, Instant::now()));
         }
         match known.get(&id) {
-            Some(first) if *first != owner => Err(format!(
+            Some((first, since)) if *first != owner && *since < asked => Err(format!(
                 "works on connection {id}, which ran a script of session {first}"
             )),
             _ => Ok(()),

@@ -1,6 +1,7 @@
 //! What must come back, and the look at what does.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -32,6 +33,7 @@ pub(crate) enum Want {
     Id {
         owner: usize,
         scripted: bool,
+        asked: Instant,
     },
     /// `+OK`, or an error of a Redis that is older than the command.
     OkOrUnknown,
@@ -108,8 +110,18 @@ impl Inbox<'_> {
             }
             return Err(Stop::Fault(fault));
         }
-        if let (Want::Id { owner, scripted }, Value::Integer(id)) = (&sent.want, &value) {
-            self.world.knows(*id, *owner, *scripted).map_err(Stop::Fault)?;
+        if let (
+            Want::Id {
+                owner,
+                scripted,
+                asked,
+            },
+            Value::Integer(id),
+        ) = (&sent.want, &value)
+        {
+            self.world
+                .knows(*id, *owner, *scripted, *asked)
+                .map_err(Stop::Fault)?;
         }
         if let Some(change) = &sent.change {
             self.acknowledged.replay(change);
