@@ -115,7 +115,7 @@ impl World {
     fn knows(&self, id: i64, owner: usize, scripted: bool, asked: Instant) -> Result<(), String> {
         let mut known = self.scripted.lock().unwrap();
         if scripted {
-            known.entry(id).or_insert((owner, Instant::now()));
+            known.entry(id).or_insert_with(|| (owner, Instant::now()));
         }
         match known.get(&id) {
             Some((first, since)) if *first != owner && *since < asked => Err(format!(
