@@ -4,6 +4,8 @@
 #   KEYWARD_FUZZ_SECONDS=600   seconds for each fuzz target (20)
 #   KEYWARD_ORACLE_PAIRS=100000  user and command pairs put before the live server (3000)
 #   KEYWARD_TEST_BIG_MB=512    size of the big values (64)
+#   KEYWARD_MODEL_SESSIONS=2500  random sessions in each of the four tests of the model (120), of
+#   KEYWARD_MODEL_STEPS=80     so many steps each (40); KEYWARD_MODEL_SEED=… repeats a run that failed, by the seed it printed
 set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS

@@ -13,15 +13,18 @@ mod support;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::BytesMut;
 use keyward::config::{self, CertificateFiles, CredentialSource, UpstreamAddress, UpstreamTls};
 use keyward::net::Stream;
 use keyward::tls::TlsReason;
 use keyward::upstream::{
-    AuthRefusal, Counters, DialError, DialReason, NoCounters, OpenGuard, Probe, SetupError, Upstream,
+    AuthRefusal, Counters, DialError, DialReason, LaneReport, LaneState, LostWhen, NoCounters, OpenGuard,
+    Probe, Scratch, Seat, SetupError, SharedLane, Upstream,
 };
 use support::certs::Wish;
 use support::redis::{Options, free_port};
@@ -1093,4 +1096,51 @@ async fn the_log_has_one_line_for_each_change_of_state() {
             line("ERROR", "redis_connection_failed", "auth_refused"),
         ]
     );
+}
+
+/// What a worker lends its lanes.
+struct Worker;
+
+impl Scratch for Worker {
+    fn with_window<T>(&self, work: impl FnOnce(&mut [u8]) -> T) -> T {
+        work(&mut [0; 4096])
+    }
+    fn take_buffer(&self) -> BytesMut {
+        BytesMut::new()
+    }
+    fn give_buffer(&self, _: BytesMut) {}
+}
+
+/// Counts nothing.
+struct Deaf;
+
+impl LaneReport for Deaf {
+    fn flushed(&self, _: u64, _: usize) {}
+    fn received(&self, _: usize, _: u64) {}
+    fn error_reply(&self, _: &[u8]) {}
+    fn surprised(&self, _: &'static str) {}
+    fn lost(&self, _: LostWhen) {}
+    fn slow_reader(&self) {}
+}
+
+#[tokio::test]
+async fn a_session_keeps_its_place_on_a_lane_that_ended_until_it_has_taken_every_reply() {
+    let fake = Fake::start(|command| {
+        Action::healthy(command).unwrap_or_else(|| Action::SayAndClose(b"$1\r\na\r\n".to_vec()))
+    });
+    let state = LaneState { db: 0, resp3: false };
+    let upstream = Plan::fake(&fake).build();
+    let dialing = Arc::clone(&upstream);
+    let dial = Box::pin(async move { dialing.dial().await.map(Box::new) });
+    let (lane, driver) = SharedLane::open(&upstream, state, dial, Rc::new(Worker), Deaf);
+    let seat = Seat::new(&lane);
+    assert!(seat.is_settled() && seat.takes_requests());
+    seat.send(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", 1);
+    driver.await;
+    // The reply came whole before the end, but a slow reader has not taken it: the next lane's would overtake it.
+    assert!(!lane.is_open() && seat.outstanding() == 0 && seat.end().is_none());
+    assert!(!seat.is_settled() && !seat.takes_requests());
+    let reply = seat.take_replies(|replies| replies.bytes.to_vec());
+    assert_eq!(reply.as_deref(), Some(&b"$1\r\na\r\n"[..]));
+    assert!(seat.is_settled() && seat.takes_requests());
 }

@@ -6,10 +6,12 @@ use std::net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStr
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use super::options::outwait;
 use super::{Peer, Socket, canonical, configure_tcp};
 use crate::config::ListenAddress;
 
@@ -82,6 +84,18 @@ impl Listener {
         match &self.0 {
             Kind::Tcp { address, .. } => address.to_string(),
             Kind::Unix { file, .. } => format!("unix:{}", file.path.display()),
+        }
+    }
+
+    /// Has the kernel leave it to us to end a connection whose client reads nothing: connections from now on wait longer than
+    /// this limit.
+    ///
+    /// # Errors
+    /// The kernel's, from `setsockopt`.
+    pub fn outwait(&self, limit: Duration) -> io::Result<()> {
+        match &self.0 {
+            Kind::Tcp { listener, .. } => outwait(listener, limit),
+            Kind::Unix { .. } => Ok(()),
         }
     }
 
@@ -370,6 +384,21 @@ mod tests {
             assert_eq!(options.tcp_keepalive_retries().unwrap(), 3);
             #[cfg(target_os = "linux")]
             assert_eq!(options.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_kernel_waits_longer_than_we_do_for_a_client_that_does_not_read() {
+        let listener = Listener::bind(&ListenAddress::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        for (limit, kernel) in [(60, 70), (3_600, 3_610), (1, 30)] {
+            listener.outwait(Duration::from_secs(limit)).unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let Accepted::Tcp(stream, _) = listener.accept().await.unwrap() else {
+                panic!("not TCP")
+            };
+            let waits = SockRef::from(&stream).tcp_user_timeout().unwrap();
+            assert_eq!(waits, Some(Duration::from_secs(kernel)));
         }
     }
 

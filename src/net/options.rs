@@ -26,12 +26,29 @@ pub fn configure_tcp(socket: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Has the kernel wait longer than `limit` for a peer that takes nothing, because the caller itself does: the kernel counts
+/// a reader that pauses among the dead, and would end the connection without a word.
+///
+/// # Errors
+/// The kernel's, from `setsockopt`.
+pub(super) fn outwait(socket: &impl AsFd, limit: Duration) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    SockRef::from(socket)
+        .set_tcp_user_timeout(Some(USER_TIMEOUT.max(limit.saturating_add(OUTWAIT_MARGIN))))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, limit);
+    Ok(())
+}
+
 /// Silence before the first keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Time between probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Unanswered probes before the connection is dead.
 const KEEPALIVE_PROBES: u32 = 3;
-/// How long sent data may stay unacknowledged.
+/// How much longer than the caller the kernel waits.
+#[cfg(target_os = "linux")]
+const OUTWAIT_MARGIN: Duration = Duration::from_secs(10);
+/// How long sent data may stay unacknowledged, or unread by a peer that has no room for more.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -25,7 +25,15 @@ pub(super) async fn accept(
     let mut pause = FIRST_PAUSE;
     let mut reserve = Reserve::new();
     let mut reported: Option<Instant> = None;
+    let mut patience = None;
     while drain.level() == Level::Running {
+        let wanted = listener.settings.load().config.write_stall_timeout;
+        if patience != Some(wanted) {
+            patience = Some(wanted);
+            if let Err(error) = socket.outwait(wanted) {
+                tracing::debug!(event = "socket_option_failed", listener = &*listener.name, error = %error);
+            }
+        }
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = drain.draining() => continue,

@@ -223,15 +223,15 @@ impl Session {
         may_listen
     }
 
-    /// Whether every request has been answered.
+    /// Whether every request has been answered, and no message has passed in part only.
     pub fn is_settled(&self) -> bool {
-        self.pending.is_empty()
+        self.pending.is_at_rest()
     }
 
     /// Whether the session may end now without taking anything from the client: nothing is outstanding, no
     /// transaction is open, and it listens to nothing (F-34).
     pub fn may_drain(&self) -> bool {
-        self.pending.is_empty() && !self.is_listening() && !self.state.multi
+        self.pending.is_at_rest() && !self.is_listening() && !self.state.multi
     }
 
     /// Whether the client listens to messages that come unasked.
@@ -381,8 +381,11 @@ impl Session {
         let mut expect = Expect::Reply(Effect::None);
         match command.role {
             // With arguments too many these are errors that change nothing.
-            Role::Multi | Role::Exec | Role::Discard if !right_arity(command.arity, args.announced()) => {}
+            Role::Multi | Role::Exec | Role::Discard | Role::Unwatch
+                if !right_arity(command.arity, args.announced()) => {}
             Role::Multi => self.state.multi = true,
+            // Another error that changes nothing: Redis goes on watching.
+            Role::Exec | Role::Discard if !self.state.multi => {}
             Role::Exec | Role::Discard => {
                 self.state.multi = false;
                 self.state.watching = false;
@@ -753,7 +756,7 @@ impl Session {
     fn want_reset(&mut self, unsent: bool, out: &mut BytesMut) -> Action<'static> {
         // A monitor has no outstanding replies but its lines; they end with its lane. What was asked for without a
         // reply must not end with it.
-        if unsent || !self.pending.is_empty() {
+        if unsent || !self.pending.is_at_rest() {
             return Action::Wait;
         }
         // As in Redis, where RESET ends CLIENT REPLY OFF before it answers, but is itself the command that SKIP was about.
@@ -874,8 +877,8 @@ impl Session {
                         ..
                     }),
                 ) if *k == kind && *u == unsubscribe => Current::Confirmation(kind),
-                (Some((kind, _)), _) => Current::Unasked(kind),
-                (None, _) => Current::Async,
+                (Some((kind, _)), _) => self.passes(Current::Unasked(kind)),
+                (None, _) => self.passes(Current::Async),
             };
             return Ok(Fate::Deliver);
         }
@@ -885,20 +888,18 @@ impl Session {
         let applies = !kind.is_error() && word != b"QUEUED";
         let Some(front) = self.pending.front() else {
             if self.state.monitor && kind == FrameKind::Simple {
-                self.current = Current::Async;
+                self.current = self.passes(Current::Async);
                 return Ok(Fate::Deliver);
             }
             if let (Some((kind, _)), true, FrameKind::Array) = (confirmation, subscriber, kind) {
-                self.current = Current::Unasked(kind);
+                self.current = self.passes(Current::Unasked(kind));
                 return Ok(Fate::Deliver);
             }
             return Err(Surprise::UnaskedReply);
         };
         match front {
-            Kind::Reply(Effect::EndsTransaction)
-                if kind.is_error() && word != b"EXECABORT" && word != b"ERR" =>
-            {
-                // Redis may still be inside MULTI or watching (its own ACL refused DISCARD, say).
+            Kind::Reply(Effect::EndsTransaction) if kind.is_error() && word != b"EXECABORT" => {
+                // Redis may still be inside MULTI or watching (its own ACL refused MULTI or DISCARD, say).
                 self.state.stick(PinReason::Transaction);
                 self.current = Current::Reply { applies };
                 Ok(Fate::Deliver)
@@ -938,14 +939,21 @@ impl Session {
         }
     }
 
+    /// A frame that settles nothing passes: answers of ours wait for its end.
+    fn passes(&mut self, current: Current) -> Current {
+        self.pending.set_passing(true);
+        current
+    }
+
     /// The frame has passed whole; answers of ours that it held up go to `out`. Returns the stamp of the request that it
     /// settled. `last_integer` is the count in a confirmation.
     pub fn frame_ends(&mut self, last_integer: Option<i64>, out: &mut BytesMut) -> Option<Stamp> {
+        self.pending.set_passing(false);
         let stamp = match std::mem::replace(&mut self.current, Current::None) {
-            Current::None | Current::Async => return None,
+            Current::None | Current::Async => None,
             Current::Unasked(kind) => {
                 self.state.confirmed(kind, last_integer.unwrap_or(0));
-                return None;
+                None
             }
             Current::Reply { applies } => self.pending.settle().map(|settled| {
                 if let Some(instead) = settled.instead {

@@ -89,11 +89,23 @@ pub(super) struct Pending {
     outstanding: usize,
     /// Of these, how many may block upstream (S-14).
     blocking: usize,
+    /// A frame without a place, such as a message, is passing: nothing of ours may get into it.
+    passing: bool,
 }
 
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Whether nothing is outstanding and no message is on its way to the client.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.entries.is_empty() && !self.passing
+    }
+
+    /// A frame without a place begins or has ended.
+    pub(super) fn set_passing(&mut self, passing: bool) {
+        self.passing = passing;
     }
 
     pub(super) fn outstanding(&self) -> usize {
@@ -152,7 +164,7 @@ impl Pending {
 
     /// Adds our own answer, or writes it at once when nothing is ahead of it.
     pub(super) fn answer(&mut self, answer: &[u8], out: &mut BytesMut) {
-        if self.entries.is_empty() {
+        if self.is_at_rest() {
             out.extend_from_slice(answer);
         } else {
             self.push(Kind::Local(Bytes::copy_from_slice(answer)), 0);
@@ -270,6 +282,19 @@ mod tests {
         pending.release(&mut out);
         assert_eq!(&out[..], b"-a\r\n-b\r\n");
         assert_eq!(pending.outstanding(), 1);
+    }
+
+    #[test]
+    fn an_answer_of_ours_waits_for_the_end_of_a_message() {
+        let mut pending = Pending::default();
+        let mut out = BytesMut::new();
+        pending.set_passing(true);
+        pending.answer(b"-a\r\n", &mut out);
+        assert!(out.is_empty() && !pending.is_at_rest());
+        pending.set_passing(false);
+        pending.release(&mut out);
+        assert_eq!(&out[..], b"-a\r\n");
+        assert!(pending.is_at_rest());
     }
 
     #[test]

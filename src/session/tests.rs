@@ -421,6 +421,66 @@ fn pushes_of_resp3_never_settle_a_request() {
 }
 
 #[test]
+fn what_keyward_answers_itself_waits_for_the_end_of_a_message() {
+    let mut talk = Talk::known("safe");
+    talk.says("SUBSCRIBE a");
+    talk.redis("*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n").unwrap();
+    talk.heard();
+    // Only the head of a long message has come so far.
+    assert_eq!(
+        talk.session.frame_begins(FrameKind::Array, b"message"),
+        Ok(Fate::Deliver)
+    );
+    talk.says("KEYS x").says("GET a").says("QUIT");
+    assert_eq!(talk.heard(), "");
+    assert!(!talk.session.is_settled(), "the message is not whole");
+    talk.session.frame_ends(None, &mut talk.client);
+    assert_eq!(
+        talk.heard(),
+        "-NOPERM User default has no permissions to run the 'keys' command\r\n"
+    );
+    talk.redis("-ERR Can't execute 'get'\r\n").unwrap();
+    assert!(talk.heard().ends_with("\r\n+OK\r\n") && talk.session.is_settled());
+    // RESET would cut it.
+    let mut talk = Talk::known("safe");
+    talk.says("HELLO 3");
+    talk.redis("%0\r\n").unwrap();
+    talk.session.frame_begins(FrameKind::Push, b"message").unwrap();
+    assert_eq!(talk.says("RESET").last, Last::Wait);
+    talk.session.frame_ends(None, &mut talk.client);
+    assert_eq!(talk.says("RESET").last, Last::Reset);
+}
+
+#[test]
+fn a_transaction_that_was_none_ends_no_watch() {
+    for (line, reply) in [
+        ("EXEC", "-ERR EXEC without MULTI\r\n"),
+        ("DISCARD", "-ERR DISCARD without MULTI\r\n"),
+        (
+            "UNWATCH now",
+            "-ERR wrong number of arguments for 'unwatch' command\r\n",
+        ),
+    ] {
+        let mut talk = Talk::known("safe");
+        talk.says("WATCH a");
+        talk.redis("+OK\r\n").unwrap();
+        talk.says(line);
+        talk.redis(reply).unwrap();
+        assert_eq!(talk.session.pinned(), Some(PinReason::Watch), "{line}");
+        assert!(!talk.session.survives_lane_loss(), "{line}");
+        talk.says("MULTI").says("EXEC");
+        talk.redis("+OK\r\n*0\r\n").unwrap();
+        assert_eq!(talk.session.pinned(), None, "{line}");
+    }
+    // Redis has refused MULTI itself, and still watches.
+    let mut talk = Talk::known("safe");
+    talk.says("WATCH a").says("MULTI").says("EXEC");
+    talk.redis("+OK\r\n-NOPERM no\r\n-ERR EXEC without MULTI\r\n")
+        .unwrap();
+    assert_eq!(talk.session.pinned(), Some(PinReason::Transaction));
+}
+
+#[test]
 fn surprises_end_the_session() {
     let mut talk = Talk::known("safe");
     assert_eq!(talk.redis("+OK\r\n"), Err(Surprise::UnaskedReply));

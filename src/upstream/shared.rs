@@ -308,7 +308,7 @@ impl Seat {
 
     /// Whether more requests may be appended. A lane that has ended must first hand over what it owes.
     pub fn takes_requests(&self) -> bool {
-        self.lane.queue.borrow().out.len() < HIGH_WATER && (self.lane.is_open() || self.outstanding() == 0)
+        self.lane.queue.borrow().out.len() < HIGH_WATER && (self.lane.is_open() || self.is_settled())
     }
 
     /// Has the task of `cx` woken when there is room again.
@@ -337,6 +337,12 @@ impl Seat {
     /// Requests that have no whole reply yet.
     pub fn outstanding(&self) -> usize {
         self.inbox.outstanding.get()
+    }
+
+    /// Whether the session has taken every reply to what it sent: only then may it give up its place.
+    pub fn is_settled(&self) -> bool {
+        let replies = self.inbox.replies.borrow();
+        self.outstanding() == 0 && replies.bytes.is_empty() && replies.ends.is_empty()
     }
 
     /// Whether a reply was so big that further requests should take another lane.

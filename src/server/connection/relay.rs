@@ -247,7 +247,7 @@ impl Relay {
             && self.session.closing().is_none()
             && self.session.may_release_lane()
             && self.lane.is_none()
-            && self.seat.as_ref().is_none_or(|seat| seat.outstanding() == 0)
+            && self.seat.as_ref().is_none_or(Seat::is_settled)
             && self.requests.is_idle()
             && self.carry.is_empty()
             && self.out.is_empty()
@@ -512,7 +512,7 @@ impl Relay {
         let (db, resp3) = self.session.lane_state();
         let state = LaneState { db, resp3 };
         let fits = self.seat.as_ref().is_some_and(|seat| {
-            seat.outstanding() > 0 || seat.lane().is_open() && seat.lane().fits(self.client.upstream(), state)
+            !seat.is_settled() || seat.lane().is_open() && seat.lane().fits(self.client.upstream(), state)
         });
         if !fits {
             self.seat = None;
