@@ -124,8 +124,10 @@ pub enum Role {
     ClientNo,
     /// EVAL, FCALL, SCRIPT, FUNCTION: pins the session for good (rule 3c).
     Script,
-    /// May wait before it answers: BLPOP, XREAD, WAIT.
+    /// May wait before it answers: BLPOP, XREAD.
     Blocking,
+    /// WAIT and WAITAOF: wait too, for what was written on the same connection.
+    Fence,
     /// SYNC, PSYNC, REPLCONF, CLUSTER SYNCSLOTS: the connection becomes a replication stream. Never permitted (C-5).
     Replication,
     /// `POST` and `Host:`: not commands but a browser's or attacker's HTTP request. Never permitted.

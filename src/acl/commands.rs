@@ -73,8 +73,8 @@ const ROWS: &[Command] = &[
     row("ttl",                              2, Plain,                 Shareable,       KEYS, "1.0",  "7.2", KEYSPACE|READ|FAST),
     row("type",                             2, Plain,                 Shareable,       KEYS, "1.0",  "7.2", KEYSPACE|READ|FAST),
     row("unlink",                          -2, Plain,                 Shareable,       KEYS, "4.0",  "7.2", KEYSPACE|WRITE|FAST),
-    row("wait",                             3, Role::Blocking,        Class::Blocking, ____, "3.0",  "7.2", SLOW|BLOCKING|CONNECTION),
-    row("waitaof",                          4, Role::Blocking,        Class::Blocking, ____, "7.2",  "7.2", SLOW|BLOCKING|CONNECTION),
+    row("wait",                             3, Role::Fence,           Class::Blocking, ____, "3.0",  "7.2", SLOW|BLOCKING|CONNECTION),
+    row("waitaof",                          4, Role::Fence,           Class::Blocking, ____, "7.2",  "7.2", SLOW|BLOCKING|CONNECTION),
     // Strings
     row("append",                           3, Plain,                 Shareable,       KEYS, "2.0",  "7.2", WRITE|STRING|FAST),
     row("decr",                             2, Plain,                 Shareable,       KEYS, "1.0",  "7.2", WRITE|STRING|FAST),

@@ -443,12 +443,19 @@ impl Session {
             }
             Role::ClientReply => return self.client_reply(command, args),
             // Inside a transaction it answers at once, there and in EXEC's reply.
-            Role::Blocking if self.state.multi => {}
-            Role::Blocking => expect = Expect::Reply(Effect::Blocking),
+            Role::Blocking | Role::Fence if self.state.multi => {}
+            Role::Fence if self.rules.sharing && self.reply_mode == ReplyMode::On => {
+                return self.fence(&request, out);
+            }
+            Role::Blocking | Role::Fence => expect = Expect::Reply(Effect::Blocking),
             Role::Script => self.state.stick(PinReason::Script),
             Role::ClientTracking => self.state.stick(PinReason::Tracking),
             Role::ClientNo | Role::ConnectionState => self.state.stick(PinReason::ConnectionState),
-            // What a transaction does to them shows in EXEC's reply alone; better never replayed than replayed wrong.
+            // What a transaction does to them shows in EXEC's reply alone, and a connection of several clients has no name.
+            Role::ClientSetName if self.state.multi && self.rules.sharing => {
+                return self.refuse(refusal::NAME_IN_MULTI, out);
+            }
+            // Better never replayed than replayed wrong.
             Role::Select | Role::ClientSetName | Role::ClientSetInfo if self.state.multi => {
                 self.state.stick(PinReason::ConnectionState);
             }
@@ -591,6 +598,23 @@ impl Session {
         Action::Substitute {
             request: Bytes::from_static(refusal::POISONED_EXEC),
             expect,
+        }
+    }
+
+    /// WAIT and WAITAOF ask how far the writes of their own connection have come, and the session's have travelled on
+    /// another. They have all been answered (a request for the own lane waits for that), so whatever is written now comes
+    /// behind them: a message that nobody listens to, which Redis passes to its replicas like a write.
+    fn fence(&mut self, request: &Request<'_>, out: &mut BytesMut) -> Action<'static> {
+        if !request.whole {
+            return self.refuse(refusal::TOO_LONG, out);
+        }
+        let mut requests = BytesMut::new();
+        encode::request(&mut requests, &[b"PUBLISH", b"keyward:fence", b""]);
+        let words: Vec<&[u8]> = request.args.iter().collect();
+        encode::request(&mut requests, &words);
+        Action::Substitute {
+            request: requests.freeze(),
+            expect: Expect::Fenced,
         }
     }
 

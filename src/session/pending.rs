@@ -37,6 +37,8 @@ pub enum Expect {
         /// `None`: one for each subscription there is then, or one if there is none.
         count: Option<u32>,
     },
+    /// A reply to a request of our own, which must succeed, and then one that may be long in coming.
+    Fenced,
     /// No reply at all (CLIENT REPLY OFF and SKIP).
     Nothing,
 }
@@ -142,6 +144,10 @@ impl Pending {
                     self.blocking += 1;
                 }
                 Kind::Reply(effect)
+            }
+            Expect::Fenced => {
+                self.swallow(Effect::Fence);
+                return self.expect(Expect::Reply(Effect::Blocking), stamp);
             }
             Expect::Replace(bytes) => Kind::Replace(bytes),
             Expect::Confirmations {

@@ -115,4 +115,6 @@ pub(super) const SUBSCRIBE_IN_MULTI: &str = "ERR keyward: commands of the SUBSCR
 pub(super) const SUBSCRIBE_WITHOUT_REPLIES: &str =
     "ERR keyward: commands of the SUBSCRIBE family are not allowed while replies are off";
 pub(super) const TOO_LONG: &str = "ERR keyward: an argument of this command is too long";
+pub(super) const NAME_IN_MULTI: &str =
+    "ERR keyward: CLIENT SETNAME is not allowed inside MULTI while clients share connections to Redis";
 pub(super) const REPLY_IN_MULTI: &str = "ERR keyward: CLIENT REPLY is not allowed inside MULTI";

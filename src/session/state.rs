@@ -27,6 +27,8 @@ pub enum Effect {
     SetInfo(Bytes, Bytes),
     /// The connection is a monitor now.
     Monitor,
+    /// Nothing, but what comes next relies on its success.
+    Fence,
     /// EXEC, DISCARD, UNWATCH: a refusal may leave the transaction open.
     EndsTransaction,
 }
@@ -228,7 +230,7 @@ impl State {
 
     pub(super) fn apply(&mut self, effect: Effect) {
         match effect {
-            Effect::None | Effect::Blocking | Effect::EndsTransaction => {}
+            Effect::None | Effect::Blocking | Effect::Fence | Effect::EndsTransaction => {}
             Effect::Select(db) => self.db = db,
             Effect::Hello { resp3, name } => {
                 if let Some(resp3) = resp3 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::support::APP_PASSWORD;
 use super::support::Client;
 use super::support::Keyward;
+use super::support::REDIS_PASSWORD;
 use super::support::Redis;
 use super::support::SAMPLE_VALUE;
 use super::support::Setup;
@@ -1010,4 +1011,33 @@ fn sessions_move_between_workers_and_lose_nothing() {
     for client in clients {
         assert!(client.join().unwrap() > 0);
     }
+}
+
+/// WAIT is about the writes of its connection; they have travelled on another one when connections are shared.
+#[test]
+fn wait_is_about_the_writes_of_the_session() {
+    let redis = Redis::start_tcp();
+    let replica = Redis::with_password()
+        .line(&format!("replicaof 127.0.0.1 {}", redis.port()))
+        .line(&format!("masterauth {REDIS_PASSWORD}"))
+        .line("repl-diskless-sync-delay 0")
+        .start();
+    eventually("the replica", || {
+        (replica.info("master_link_status") == "up").then_some(())
+    });
+    let keyward = Keyward::start(&redis);
+    let mut client = keyward.app();
+    // A connection of the session's own is there already, and has seen no write.
+    assert_eq!(client.call("BLPOP nothing 0.01"), "*-1");
+    eventually("the replica to follow", || {
+        assert_eq!(client.call("SET before 1"), "+OK");
+        (client.call("WAIT 1 1000") == ":1").then_some(())
+    });
+    replica.signal("STOP");
+    assert_eq!(client.call("SET after 1"), "+OK");
+    assert_eq!(client.call("WAIT 1 50"), ":0");
+    replica.signal("CONT");
+    assert_eq!(client.call("WAIT 1 30000"), ":1");
+    client.send(&pipeline(&["SET again 1", "WAIT 1 30000", "GET again"]));
+    assert_eq!(client.replies(3), ["+OK", ":1", "$1"]);
 }
