@@ -1,5 +1,6 @@
 use super::*;
 use crate::acl::rule::parse_user;
+use crate::resp::Args;
 
 /// What a user's request comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +13,9 @@ use Verdict::{Denied as Refused, Permitted, Unknown};
 
 const COMMAND: Verdict = Refused(DenyReason::Command);
 const ARGUMENT: Verdict = Refused(DenyReason::Argument);
+const KEY: Verdict = Refused(DenyReason::Key);
+const CHANNEL: Verdict = Refused(DenyReason::Channel);
+const DATABASE: Verdict = Refused(DenyReason::Database);
 
 fn encode(words: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
@@ -543,10 +547,7 @@ fn a_user_without_keys_runs_what_needs_none() {
     assert_eq!(verdict(&probe, "PING"), Permitted);
     assert_eq!(verdict(&probe, "INFO"), Permitted);
     assert_eq!(verdict(&probe, "GET k"), COMMAND);
-    // Not reachable through the parser; held by the check itself.
-    let mut user = user("on ~* +get");
-    user.access.all_keys = false;
-    assert_eq!(verdict(&user, "GET k"), Refused(DenyReason::Key));
+    assert_eq!(verdict(&user("on +get"), "GET k"), KEY);
 }
 
 #[test]
@@ -556,6 +557,7 @@ fn refusals_name_the_table_and_never_the_client() {
         Denied {
             command: "flushall",
             reason: DenyReason::Command,
+            argument: 0,
         },
     );
     assert_eq!(
@@ -606,4 +608,253 @@ fn shareable_commands_have_no_role_of_their_own() {
             command.name
         );
     }
+}
+
+#[test]
+fn keys_are_held_against_patterns_that_permit_what_is_done() {
+    let rules = "on +@all ~app:* %R~shared:* %W~log:* %R~both* %W~both*";
+    let user = user(rules);
+    for (request, expected) in [
+        ("GET app:1", Permitted),
+        ("GET app", KEY),
+        ("MGET app:1 shared:1", Permitted),
+        ("MGET app:1 log:1", KEY),
+        ("SET shared:1 v", KEY),
+        ("SET log:1 v", Permitted),
+        ("SET log:1 v GET", KEY),
+        ("SET app:1 v GET", Permitted),
+        ("EXISTS log:1", Permitted),
+        ("EXISTS shared:1", Permitted),
+        ("EXISTS other", KEY),
+        ("COPY shared:1 log:1", Permitted),
+        ("COPY log:1 shared:1", KEY),
+        ("RENAME app:1 log:1", Permitted),
+        ("BITFIELD shared:1 GET u8 0", Permitted),
+        ("BITFIELD shared:1 SET u8 0 1", KEY),
+        // One pattern must permit all of it; the same pattern twice is one.
+        ("INCR both1", Permitted),
+        ("GEORADIUS app:g 1 2 3 m STORE app:a STORE evil", KEY),
+        ("GEORADIUS app:g 1 2 3 m STORE evil STORE app:a", Permitted),
+        ("XREADGROUP NOACK GROUP g STREAMS STREAMS evil >", KEY),
+        ("XREADGROUP GROUP g c STREAMS app:s >", Permitted),
+        ("PFMERGE evil", KEY),
+        ("SORT app:1", Permitted),
+        ("SORT app:1 BY nosort", Permitted),
+        ("SORT app:1 BY app:*", KEY),
+        ("SORT app:1 BY nosort GET app:*", KEY),
+        ("EVAL s 1 app:1 evil", Permitted),
+        ("EVAL s 1 evil", KEY),
+        ("EVAL s 2 app:1", KEY),
+        // They name no key (K-2).
+        ("SCAN 0", Permitted),
+        ("KEYS *", Permitted),
+        ("RANDOMKEY", Permitted),
+        ("DBSIZE", Permitted),
+    ] {
+        assert_eq!(verdict(&user, request), expected, "{request}");
+    }
+    let reader = parse_user("u", &["on", "+@all", "%R~*", "~app:*"]).unwrap();
+    assert_eq!(
+        verdict(&reader, "SORT app:1 BY w:* GET d:* STORE app:2"),
+        Permitted
+    );
+    assert_eq!(verdict(&reader, "SORT app:1 BY w:* GET d:* STORE evil"), KEY);
+}
+
+#[test]
+fn channels_are_held_against_patterns_and_patterns_against_themselves() {
+    let user = user("on ~* +@all &news:* &a");
+    for (request, expected) in [
+        ("SUBSCRIBE news:1 a", Permitted),
+        ("SUBSCRIBE news:1 b", CHANNEL),
+        ("SSUBSCRIBE news:1", Permitted),
+        ("PUBLISH news:1 b", Permitted),
+        ("PUBLISH b news:1", CHANNEL),
+        ("SPUBLISH b x", CHANNEL),
+        ("PSUBSCRIBE news:*", Permitted),
+        ("PSUBSCRIBE news:1", CHANNEL),
+        ("PSUBSCRIBE *", CHANNEL),
+        ("UNSUBSCRIBE b", Permitted),
+        ("PUBSUB CHANNELS", Permitted),
+    ] {
+        assert_eq!(verdict(&user, request), expected, "{request}");
+    }
+    // Redis compares C strings here; we do not.
+    assert_eq!(verdict_of(&user, &[b"PSUBSCRIBE", b"news:*\0x"], true), CHANNEL);
+}
+
+#[test]
+fn what_one_selector_permits_as_a_whole_is_permitted() {
+    let user = user("on ~own:* &own:* +@all -flushall (%R~shared:* +get +mget) (~own:* +flushall)");
+    for (request, expected) in [
+        ("SET own:1 v", Permitted),
+        ("GET shared:1", Permitted),
+        ("SET shared:1 v", KEY),
+        // No selector has both.
+        ("MGET shared:1 own:1", KEY),
+        ("MGET shared:1 shared:2", Permitted),
+        ("FLUSHALL", Permitted),
+        ("PUBLISH b m", CHANNEL),
+    ] {
+        assert_eq!(verdict(&user, request), expected, "{request}");
+    }
+    for request in ["SYNC", "POST /"] {
+        let all = parse_user("u", &["on", "(+@all", "~*", "&*)"]).unwrap();
+        assert_eq!(verdict(&all, request), COMMAND, "{request}");
+    }
+}
+
+#[test]
+fn databases_limit_what_names_one() {
+    let mut user = user("on ~* &* +@all");
+    user.databases = Some(vec![0, 3]);
+    for (request, expected) in [
+        ("SELECT 0", Permitted),
+        ("SELECT 3", Permitted),
+        ("SELECT 1", DATABASE),
+        ("SELECT 03", DATABASE),
+        ("SELECT x", DATABASE),
+        ("MOVE k 3", Permitted),
+        ("MOVE k 1", DATABASE),
+        ("SWAPDB 0 3", Permitted),
+        ("SWAPDB 0 1", DATABASE),
+        ("SWAPDB 1 0", DATABASE),
+        ("COPY a b", Permitted),
+        ("COPY a db", Permitted),
+        ("COPY a b DB 3 REPLACE", Permitted),
+        ("COPY a b REPLACE DB 1", DATABASE),
+        ("COPY a b DB 3 DB 1", DATABASE),
+        ("COPY a b DB", DATABASE),
+        ("FLUSHALL", DATABASE),
+        ("FLUSHDB", Permitted),
+        ("GET k", Permitted),
+    ] {
+        assert_eq!(verdict(&user, request), expected, "{request}");
+    }
+    assert!(user.may_use_database(3) && !user.may_use_database(1));
+}
+
+#[test]
+fn the_refusal_names_the_argument() {
+    let user = user("on ~a* +@all");
+    let at = |request: &str| {
+        let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+        let bytes = encode(&words);
+        let Resolved::Command(command) = resolve(words[0], words.get(1).copied()) else {
+            panic!("{request}")
+        };
+        let args = Args::new(&bytes, u32::try_from(words.len()).unwrap());
+        user.check(command, args, true).unwrap_err().argument
+    };
+    assert_eq!(at("MSET a 1 b 2"), 3);
+    assert_eq!(at("SORT a STORE b"), 3);
+    assert_eq!(at("SORT a BY w*"), 1);
+    assert_eq!(at("SUBSCRIBE x"), 1);
+}
+
+/// The decision on a request of which only so many arguments are here.
+fn decision(user: &User, request: &str, here: usize) -> Decision {
+    let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+    let bytes = encode(&words[..here]);
+    let Resolved::Command(command) = resolve(words[0], words.get(1).copied()) else {
+        panic!("{request}")
+    };
+    user.decide(
+        command,
+        Args::new(&bytes, u32::try_from(words.len()).unwrap()),
+        false,
+    )
+}
+
+#[test]
+fn a_head_decides_when_nothing_behind_it_can_matter() {
+    let own = user("on ~a* %W~w* &c* +@all");
+    for (request, here, open) in [
+        ("SET a v", 2, false),
+        ("SET a v GET", 2, false),
+        ("SET w v GET", 2, true),
+        ("SET x v GET", 2, false),
+        ("SET a v", 1, true),
+        ("GET a", 1, true),
+        ("MSET a 1 a 2", 3, true),
+        ("MSET x 1 a 2", 3, false),
+        ("LPUSH a 1 2 3 4", 2, false),
+        ("PUBLISH c m", 2, false),
+        ("SUBSCRIBE c c", 2, true),
+        ("EVAL s 1 a b", 1, true),
+        ("EVAL s 1 a b", 3, true),
+        ("EVAL s 1 a b", 4, false),
+        ("EVAL s 0 a b", 3, false),
+        ("PING x", 1, false),
+    ] {
+        assert_eq!(
+            decision(&own, request, here) == Decision::Open,
+            open,
+            "{request} {here}"
+        );
+    }
+    let all = user("on ~* &* +@all");
+    assert!(matches!(
+        decision(&all, "MSET a 1 b 2", 1),
+        Decision::Permitted(_)
+    ));
+}
+
+#[test]
+fn a_late_check_says_what_a_check_of_the_whole_says() {
+    use std::sync::Arc;
+    let users = [
+        "on ~a* %W~w* &c* +@all",
+        "on +@all (~a* +mset) (~x* +@all)",
+        "on +@all ~a* (%R~* ~x* +sort)",
+    ]
+    .map(|rules| Arc::new(user(rules)));
+    let requests = [
+        "MSET a 1 a 2 a 3",
+        "MSET a 1 a 2 b 3",
+        "MSET x 1 x 2",
+        "MSET x 1 a 2",
+        "SET w v GET",
+        "SET w v NX",
+        "EVAL script 2 a a x",
+        "EVAL script 2 a x x",
+        "EVAL script 9 a",
+        "SORT x BY w* STORE x",
+        "SORT a STORE b STORE a",
+        "SORT a STORE a STORE b",
+        "SUBSCRIBE c c c",
+        "SUBSCRIBE c d c",
+        "BITOP AND a a x",
+        "MIGRATE h 1 _ 0 1 KEYS a x",
+    ];
+    let mut open = 0;
+    for user in &users {
+        for request in requests {
+            let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+            let bytes = encode(&words);
+            let Resolved::Command(command) = resolve(words[0], words.get(1).copied()) else {
+                panic!("{request}")
+            };
+            let args = |bytes| Args::new(bytes, u32::try_from(words.len()).unwrap());
+            let whole = user
+                .check(command, args(&bytes), true)
+                .map_err(|denied| denied.reason);
+            for head in 4..bytes.len() {
+                if user.decide(command, args(&bytes[..head]), false) != Decision::Open {
+                    continue;
+                }
+                open += 1;
+                let verdict = LateCheck::new(Arc::clone(user), command, args(&bytes[..head]))
+                    .and_then(|mut check| {
+                        for byte in &bytes[head..] {
+                            check.feed(std::slice::from_ref(byte))?;
+                        }
+                        check.finish()
+                    })
+                    .map_err(|denied| denied.reason);
+                assert_eq!(verdict, whole, "{request} cut at {head}");
+            }
+        }
+    }
+    assert!(open > 500, "{open}");
 }

@@ -217,7 +217,12 @@ fn from_text((who, name): (&str, &str), acl: &AclText, faults: &mut Vec<Diagnost
             .is_some_and(|word| crate::acl::Preset::by_name(word).is_some()),
     );
     words.insert(at, "on");
-    match rule::parse_user_all(name, &words) {
+    let parsed =
+        rule::parse_user_all(name, &words).and_then(|user| match rule::without_keys(&user, words.len()) {
+            Some(error) => Err(vec![error]),
+            None => Ok(user),
+        });
+    match parsed {
         Ok(user) => Some(user),
         Err(errors) => {
             for error in errors {

@@ -15,6 +15,8 @@
 
 mod client;
 mod frames;
+mod late;
+mod listening;
 mod login;
 mod pending;
 mod refusal;
@@ -22,7 +24,7 @@ mod state;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::acl::{self, Class, Command, Resolved, Role};
+use crate::acl::{self, Class, Command, Decision, LateCheck, Resolved, Role};
 use crate::auth::Identity;
 use crate::resp::{Args, encode};
 
@@ -77,6 +79,8 @@ pub enum Action<'a> {
     Login(Login<'a>),
     /// Keep it and ask again when nothing is outstanding.
     Wait,
+    /// Keep it and ask again when it is here as a whole, or as much of it as can be held.
+    Hold,
     /// Drop it and the lane: the client starts anew (the session has forgotten its login already).
     Reset,
     /// Answer nothing more and close.
@@ -96,6 +100,8 @@ pub enum Closing {
     Rejected,
     /// What the client sent is not RESP.
     Malformed,
+    /// A request was refused after its first bytes, and state that could not be had again went with its lane.
+    LateDenial,
 }
 
 /// Which kind of lane a request travels on. Everything outstanding is on one kind: a request for the other waits
@@ -141,6 +147,10 @@ pub struct Session {
     /// The frame that is passing.
     current: Current,
     closing: Option<Closing>,
+    /// More of a request was asked for.
+    holding: bool,
+    /// Judges the request that is passing.
+    late: Option<Box<LateCheck>>,
     /// Where everything outstanding travels.
     route: Route,
 }
@@ -160,6 +170,8 @@ impl Session {
             reply_mode: ReplyMode::On,
             current: Current::None,
             closing: None,
+            holding: false,
+            late: None,
             route: Route::Own,
         }
     }
@@ -171,7 +183,8 @@ impl Session {
 
     /// Puts the same user's new rules in force after a reload.
     ///
-    /// `false`: they do not let the client listen to what it listens to, and it has to go, as in Redis.
+    /// `false`: they do not let the client listen to what it listens to, or use the database that it uses, and it has
+    /// to go, as in Redis.
     #[must_use]
     pub fn refresh_identity(&mut self, identity: Identity) -> bool {
         if self.state.multi
@@ -182,14 +195,13 @@ impl Session {
         {
             self.state.stale = true;
         }
-        let may_listen = self.state.listens_with().all(|name| {
-            matches!(acl::resolve(name, None), Resolved::Command(command) if identity.user.may_run(command))
-        });
+        let may_stay =
+            self.state.may_listen(&identity.user) && identity.user.may_use_database(self.state.db());
         if self.open.is_some() {
             self.open = Some(identity.clone());
         }
         self.identity = Some(identity);
-        may_listen
+        may_stay
     }
 
     /// Whether every request has been answered.
@@ -293,14 +305,17 @@ impl Session {
             };
             return self.refuse(text, out);
         };
-        match identity.user.check(command, args, request.whole) {
-            Ok(_permit) => self.permitted(command, request, out),
-            Err(_) if !right_arity => self.refuse(&refusal::arity(command.name), out),
-            Err(denied) => {
-                let reply = denied.reply(&identity.user.name);
-                *note = Some(Note::Denied(denied));
-                self.refuse(&reply, out)
-            }
+        let decision = identity.user.decide(command, args, request.whole);
+        if let Decision::Open = decision
+            && right_arity
+        {
+            return self.undecided(command, request, out, note);
+        }
+        self.holding = false;
+        match decision {
+            Decision::Permitted(_permit) => self.permitted(command, request, out),
+            Decision::Denied(denied) if right_arity => self.deny(denied, out, note),
+            _ => self.refuse(&refusal::arity(command.name), out),
         }
     }
 
@@ -373,6 +388,7 @@ impl Session {
             // Without a channel this is an arity error of Redis: one reply.
             Role::Subscribe(_) if args.announced() < 2 => {}
             Role::Subscribe(kind) => {
+                self.state.listening.add(kind, &args, request.whole);
                 let count = Some(args.announced().saturating_sub(1));
                 expect = Expect::Confirmations {
                     kind,
@@ -381,6 +397,7 @@ impl Session {
                 };
             }
             Role::Unsubscribe(kind) => {
+                self.state.listening.remove(kind, &args);
                 let count = args.announced().checked_sub(1).filter(|count| *count > 0);
                 expect = Expect::Confirmations {
                     kind,

@@ -27,6 +27,7 @@ enum Last {
     Substituted,
     Answered,
     Wait,
+    Hold,
     Reset,
     Closed(Closing),
 }
@@ -108,6 +109,7 @@ impl Talk {
                 }
             },
             Action::Wait => Last::Wait,
+            Action::Hold => Last::Hold,
             Action::Reset => Last::Reset,
             Action::Close(closing) => Last::Closed(closing),
         }
