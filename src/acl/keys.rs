@@ -436,7 +436,7 @@ impl Walk {
             Ok(Part::Other)
         } else if is(argument, "streams") {
             let behind = self.behind();
-            if behind == 0 || behind % 2 != 0 {
+            if behind == 0 || !behind.is_multiple_of(2) {
                 return Err(NotUnderstood);
             }
             let first = self.at + 1;

@@ -247,9 +247,6 @@ fn apply(user: &mut User, index: usize, word: &str) -> Result<(), Refusal> {
 
 /// A word between parentheses: commands, keys and channels.
 fn apply_in_selector(selector: &mut Access, word: &str) -> Result<(), Refusal> {
-    if word.contains(['"', '\'']) || word.ends_with(')') {
-        return Err((Problem::Quotes, None));
-    }
     if word.is_empty() {
         return Ok(());
     }
@@ -258,6 +255,9 @@ fn apply_in_selector(selector: &mut Access, word: &str) -> Result<(), Refusal> {
         || word.starts_with(['>', '<', '#', '!', '(']);
     if of_users {
         return Err((Problem::NotInSelector, None));
+    }
+    if word.contains(['"', '\'']) || word.ends_with(')') {
+        return Err((Problem::Quotes, None));
     }
     apply_to_access(selector, word)
 }

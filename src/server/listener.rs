@@ -17,6 +17,8 @@ use crate::net::Peer;
 use crate::tls::{FailureKind, HandshakeFailure, Rejected};
 use crate::upstream::Upstream;
 
+use super::prepare::Networks;
+
 /// What all listeners share.
 pub(super) struct Shared {
     pub(super) limits: Arc<Limits>,
@@ -43,6 +45,7 @@ pub(super) struct Settings {
     pub(super) login: config::Login,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) users: Arc<Users>,
+    pub(super) sources: Arc<Networks>,
     pub(super) upstream: Arc<Upstream>,
     /// Sessions of one user share connections to Redis.
     pub(super) sharing: bool,

@@ -1,9 +1,12 @@
 //! From a configuration to what listeners need: users, certificates, upstreams. Everything is built and checked before
 //! anything is used, so that a start or a reload happens whole or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use crate::acl::User;
 use crate::acl::rule::{self, RuleError};
@@ -23,6 +26,30 @@ pub(super) struct Prepared {
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) certificates: Vec<CertificateInfo>,
     pub(super) users: Arc<Users>,
+    pub(super) sources: Arc<Networks>,
+}
+
+/// Networks that users may log in from, by name; users who are not here may log in from everywhere.
+#[derive(Debug, Default)]
+pub(super) struct Networks(HashMap<String, Vec<IpNet>>);
+
+impl Networks {
+    fn of(config: &Config, listener: &config::Listener) -> Self {
+        let entries = listener.users.iter().filter_map(|index| config.users.get(*index));
+        let limited = entries.filter(|entry| !entry.sources.is_empty());
+        Self(
+            limited
+                .map(|entry| (entry.name.clone(), entry.sources.clone()))
+                .collect(),
+        )
+    }
+
+    /// Whether the user may log in from there; a client of a unix socket comes from no network.
+    pub(super) fn allow(&self, user: &str, address: Option<IpAddr>) -> bool {
+        self.0.get(user).is_none_or(|networks| {
+            address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
+        })
+    }
 }
 
 /// Everything that is built from a configuration before anything is used.
@@ -81,6 +108,7 @@ pub(super) fn build(
             tls,
             certificates,
             users: Arc::new(Users::new(users)),
+            sources: Arc::new(Networks::of(config, listener)),
         });
     }
     let mut upstreams = Vec::new();
@@ -122,6 +150,7 @@ fn entries(config: &Config, environment: Environment<'_>, faults: &mut Vec<Diagn
             entries.push(None);
             continue;
         };
+        user.databases.clone_from(&entry.databases);
         for digest in &entry.password_hashes {
             user.add_password(*digest);
         }

@@ -223,6 +223,7 @@ impl Settings {
             login: login.clone(),
             tls: prepared.tls,
             users: prepared.users,
+            sources: prepared.sources,
             upstream,
             upstream_metrics,
         })

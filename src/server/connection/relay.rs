@@ -895,11 +895,12 @@ impl Relay {
             .client
             .users()
             .refresh(identity)
+            .filter(|identity| self.client.may_come_as(&identity.user.name))
             .is_some_and(|identity| self.session.refresh_identity(identity));
         if allowed {
             return Ok(());
         }
-        // The credential is gone, or the right to listen to what the session listens to.
+        // The credential is gone, or the right to be here or to listen to what the session listens to.
         Err(Stop::silent(CloseReason::CredentialRemoved))
     }
 
