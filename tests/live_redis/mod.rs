@@ -70,15 +70,22 @@ impl LiveRedis {
 
     /// Sends one command and reads its reply.
     pub(crate) fn call(&mut self, words: &[&str]) -> Reply {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let mut replies = self.pipeline(&[words]);
+        replies.remove(0)
+    }
+
+    /// Sends these commands at once and reads their replies. What they bring must fit into the sockets' buffers.
+    pub(crate) fn pipeline(&mut self, requests: &[Vec<&[u8]>]) -> Vec<Reply> {
+        let mut bytes = Vec::new();
+        for words in requests {
+            bytes.extend(encode(words));
         }
         self.connection
             .get_mut()
-            .write_all(request.as_bytes())
+            .write_all(&bytes)
             .expect("the server reads");
-        self.reply()
+        requests.iter().map(|_| self.reply()).collect()
     }
 
     /// Name and version from INFO.
@@ -121,6 +128,17 @@ impl LiveRedis {
             _ => panic!("unexpected reply {line:?}"),
         }
     }
+}
+
+/// A request as it stands on the wire.
+pub(crate) fn encode(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend(b"\r\n");
+    }
+    bytes
 }
 
 impl Drop for LiveRedis {
