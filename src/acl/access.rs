@@ -235,6 +235,27 @@ impl Access {
         }
     }
 
+    /// Command rules behind the base, as they were given.
+    pub(super) fn rules(&self) -> &[String] {
+        &self.rules
+    }
+
+    /// The rules about keys.
+    pub(super) fn key_rules(&self) -> Vec<String> {
+        let all = self.all_keys.then(|| "~*".to_owned());
+        all.into_iter()
+            .chain(self.keys.iter().map(ToString::to_string))
+            .collect()
+    }
+
+    /// The rules that give channels.
+    pub(super) fn channel_rules(&self) -> Vec<String> {
+        let all = self.all_channels.then(|| "&*".to_owned());
+        all.into_iter()
+            .chain(self.channels.iter().map(|pattern| format!("&{pattern}")))
+            .collect()
+    }
+
     /// Whether there is a key that may be touched.
     pub(super) fn touches_keys(&self) -> bool {
         self.all_keys || !self.keys.is_empty()
@@ -274,15 +295,15 @@ impl fmt::Display for KeyPattern {
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
-        match (self.all_keys, self.preset()) {
-            (true, _) => words.push("~*".to_owned()),
+        if !self.all_keys && self.preset().is_some() {
             // A preset brings all keys along.
-            (false, Some(_)) => words.push("resetkeys".to_owned()),
-            (false, None) => {}
+            words.push("resetkeys".to_owned());
         }
-        words.extend(self.keys.iter().map(ToString::to_string));
-        words.push(if self.all_channels { "&*" } else { "resetchannels" }.to_owned());
-        words.extend(self.channels.iter().map(|pattern| format!("&{pattern}")));
+        words.extend(self.key_rules());
+        if !self.all_channels {
+            words.push("resetchannels".to_owned());
+        }
+        words.extend(self.channel_rules());
         match self.base {
             Base::Nothing => words.push("-@all".to_owned()),
             Base::Everything => words.push("+@all".to_owned()),

@@ -19,12 +19,15 @@
 //! | `access.rs` | what the rules of a user or a selector add up to |
 //! | `decide.rs` | the verdict on a request |
 //! | `late.rs` | the verdict on one that is too long to be held |
+//! | `explain.rs` | the verdict in words for the operator |
+//! | `upstream.rs` | the rules for Keyward's own user on the server |
 //! | `preset.rs` | `safe` and `strict`, with a reason for every entry |
 
 mod access;
 mod command;
 mod commands;
 mod decide;
+mod explain;
 #[doc(hidden)]
 pub mod fuzz;
 mod glob;
@@ -33,6 +36,7 @@ mod late;
 mod lookup;
 mod preset;
 pub mod rule;
+mod upstream;
 
 use std::fmt;
 
@@ -42,6 +46,7 @@ pub use keys::{Channels, KeyFlags, Keys};
 pub use late::LateCheck;
 pub use lookup::{Resolved, commands, resolve};
 pub use preset::{ArgumentRule, Effect, Entry, Preset};
+pub use upstream::{Target, upstream_rules};
 
 /// A user and what it may do. Made by [`rule::parse_user`]; [`User::to_rule`] writes it back.
 #[derive(Clone, PartialEq, Eq)]

@@ -858,3 +858,132 @@ fn a_late_check_says_what_a_check_of_the_whole_says() {
     }
     assert!(open > 500, "{open}");
 }
+
+#[test]
+fn refusals_are_explained_by_rule_and_argument() {
+    let explained = |user: &User, request: &str| {
+        let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+        let bytes = encode(&words);
+        let Resolved::Command(command) = resolve(words[0], words.get(1).copied()) else {
+            panic!("{request}")
+        };
+        let args = Args::new(&bytes, u32::try_from(words.len()).unwrap());
+        user.explain(command, args).map(|sentences| sentences.join("; "))
+    };
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("safe", "FLUSHALL", &["'flushall'", "preset 'safe'", "destroys"]),
+        ("safe", "CONFIG GET dir", &["'config|get'", "preset 'safe'"]),
+        ("safe", "SYNC", &["no rule can permit it"]),
+        (
+            "strict",
+            "COPY a b DB 1",
+            &["the preset does not permit these arguments"],
+        ),
+        (
+            "on ~* +@all -@dangerous",
+            "INFO",
+            &["'info'", "rule '-@dangerous'"],
+        ),
+        ("on ~* +@all -config", "CONFIG GET x", &["rule '-config'"]),
+        ("on ~* +set", "GET k", &["no rule gives 'get'", "'+get' would"]),
+        ("on ~* +@all -get +@read", "FLUSHALL", &[]),
+        (
+            "on ~a %R~b* +@all",
+            "MSET a 1 c 2",
+            &["argument 3, 'c'", "write", "~a %R~b*"],
+        ),
+        (
+            "on ~a %R~b* +@all",
+            "GETDEL b",
+            &["argument 1, 'b'", "read and write"],
+        ),
+        ("on +@all", "GET b", &["argument 1, 'b'", "patterns: none"]),
+        ("on ~a +@all", "SORT a BY w*", &["%R~*"]),
+        ("on ~a +@all", "EVAL s 9 a", &["cannot be told", "argument 2"]),
+        (
+            "on ~* +@all &c",
+            "PUBLISH d m",
+            &["argument 1, 'd'", "channel", "&c"],
+        ),
+        (
+            "on ~a +@all (~b +get)",
+            "GET c",
+            &["patterns: ~a", "selector 1", "patterns: ~b"],
+        ),
+    ];
+    for (rules, request, parts) in cases {
+        let said = explained(&user(rules), request);
+        if parts.is_empty() {
+            assert_eq!(said, None, "{rules}: {request}");
+            continue;
+        }
+        let said = said.unwrap_or_else(|| panic!("{rules}: {request} is permitted"));
+        for part in *parts {
+            assert!(said.contains(part), "{rules}: {request}: {said}");
+        }
+    }
+    let mut limited = user("on ~* +@all");
+    limited.databases = Some(vec![0, 2]);
+    assert_eq!(
+        explained(&limited, "SELECT 1").unwrap(),
+        "argument 1, '1', is not among the databases that the user may use: 0, 2"
+    );
+    assert!(
+        explained(&limited, "FLUSHALL")
+            .unwrap()
+            .contains("every database")
+    );
+}
+
+#[test]
+fn the_upstream_user_may_do_what_the_users_may_and_no_more() {
+    let users = [
+        user("safe"),
+        user("on ~own:* %R~shared:* &own:* -@all +@read -keys (~sum:* +set)"),
+        user("off ~* &* +@all"),
+    ];
+    for target in ["redis-7.0", "redis-8.10", "valkey-9.1"] {
+        let parsed = Target::parse(target).unwrap();
+        let words = upstream_rules(users.iter(), parsed, target != "redis-7.0", 0);
+        let words: Vec<&str> = words.iter().flat_map(|rule| rule.split(' ')).collect();
+        let narrow = parse_user("keyward", &words).unwrap();
+        assert_eq!(verdict(&narrow, "PING"), Permitted);
+        for request in SAFE_REFUSES
+            .iter()
+            .filter(|request| !["SHUTDOWN"].contains(request))
+        {
+            assert_ne!(verdict(&narrow, request), Permitted, "{target}: {request}");
+        }
+        let known = |request: &str| {
+            let words: Vec<&str> = request.split(' ').collect();
+            match resolve(words[0].as_bytes(), words.get(1).map(|word| word.as_bytes())) {
+                Resolved::Command(command) => command.since.redis.is_some_and(|since| since <= (7, 0)),
+                Resolved::Container(_) | Resolved::Unknown => false,
+            }
+        };
+        for request in SAFE_PERMITS.iter().filter(|request| known(request)) {
+            assert_eq!(verdict(&narrow, request), Permitted, "{target}: {request}");
+        }
+    }
+    // Alone, a limited user leaves nothing else open.
+    let words = upstream_rules(users[1..].iter(), Target::parse("redis-7.0").unwrap(), false, 1);
+    let words: Vec<&str> = words.iter().flat_map(|rule| rule.split(' ')).collect();
+    let narrow = parse_user("keyward", &words).unwrap();
+    for (request, expected) in [
+        ("GET own:1", Permitted),
+        ("GET shared:1", Permitted),
+        ("SET own:1 v", KEY),
+        ("SET sum:1 v", Permitted),
+        ("GET sum:1", KEY),
+        ("GET other", KEY),
+        ("KEYS *", COMMAND),
+        ("SCAN 0", Permitted),
+        ("SELECT 1", Permitted),
+        ("PUBLISH own:1 m", COMMAND),
+    ] {
+        assert_eq!(verdict(&narrow, request), expected, "{request}");
+    }
+    for wrong in ["redis", "redis-6.2", "redis-x", "mysql-8.0", "redis-7.0.15.1"] {
+        assert!(Target::parse(wrong).is_none(), "{wrong}");
+    }
+}

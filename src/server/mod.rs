@@ -39,7 +39,7 @@ use crate::upstream::{AuthRefusal, DialReason, Probe, Upstream};
 use listener::{Listener, Settings, Shared};
 use prepare::Built;
 
-pub use prepare::{Environment, load};
+pub use prepare::{Environment, ListenerUsers, load, load_users};
 
 /// Why the program cannot start (F-43).
 #[derive(Debug, thiserror::Error)]

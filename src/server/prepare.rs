@@ -72,6 +72,35 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Diagnostic>> {
     })
 }
 
+/// The users of one listener, for displays.
+#[derive(Debug)]
+pub struct ListenerUsers {
+    /// The listener's name.
+    pub listener: String,
+    /// Position of its upstream in the configuration.
+    pub upstream: usize,
+    /// Who may log in there.
+    pub users: Arc<Users>,
+}
+
+/// Loads the configuration and everything it names, and gives the users of each listener.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_users(sources: &Sources) -> Result<(Config, Vec<ListenerUsers>), Vec<Diagnostic>> {
+    let config = load(sources)?.config;
+    let environment = |name: &str| sources.env.get(name).cloned();
+    let built = build(&config, &environment, &|_| Arc::new(NoCounters))?;
+    let users = config.listeners.iter().zip(built.listeners);
+    let users = users.map(|(listener, prepared)| ListenerUsers {
+        listener: listener.name.clone(),
+        upstream: listener.upstream,
+        users: prepared.users,
+    });
+    let users = users.collect();
+    Ok((config, users))
+}
+
 /// Builds everything that depends on files and rules.
 ///
 /// # Errors
