@@ -49,7 +49,7 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<UserEntry> {
         && credential.is_ok()
         && password_hashes.is_some()
         && acl.is_some()
-        && databases.is_some()
+        && databases.is_ok()
         && sources.is_some();
     let value = UserEntry {
         name: name_or(name, table),
@@ -142,7 +142,9 @@ pub(super) fn duplicates(context: &mut Context<'_>, tables: &[Table], what: &str
 pub(super) fn check_homes(
     context: &mut Context<'_>,
     tables: &[Table],
-    (users, listeners, upstreams): (&[Checked<UserEntry>], &[Checked<Listener>], &[Checked<Upstream>]),
+    users: &[Checked<UserEntry>],
+    listeners: &[Checked<Listener>],
+    upstreams: &[Checked<Upstream>],
 ) {
     for (index, (user, table)) in users.iter().zip(tables).enumerate() {
         let Some(databases) = user.value.databases.as_ref().filter(|_| user.sound) else {
@@ -170,16 +172,12 @@ pub(super) fn check_homes(
     }
 }
 
-/// `databases`. Outer `None`: reported.
-#[expect(
-    clippy::option_option,
-    reason = "one for faults, one for users who may use every database"
-)]
-fn databases(context: &mut Context<'_>, table: &Table) -> Option<Option<Vec<u32>>> {
+/// `databases`. `Err`: reported.
+fn databases(context: &mut Context<'_>, table: &Table) -> Result<Option<Vec<u32>>, ()> {
     if !table.has("databases") {
-        return Some(None);
+        return Ok(None);
     }
-    let items = context.list(table, "databases")?;
+    let items = context.list(table, "databases").ok_or(())?;
     let mut databases = Vec::new();
     for item in &items {
         match item.value.parse().ok().filter(|number| *number <= MOST_DATABASE) {
@@ -193,7 +191,11 @@ fn databases(context: &mut Context<'_>, table: &Table) -> Option<Option<Vec<u32>
     }
     let words: Vec<&str> = items.iter().map(|item| item.value.as_str()).collect();
     context.record(table, "databases", words.join(", "), &table.place_of("databases"));
-    (databases.len() == items.len()).then_some(Some(databases))
+    if databases.len() == items.len() {
+        Ok(Some(databases))
+    } else {
+        Err(())
+    }
 }
 
 /// `sources`. `None`: reported.
