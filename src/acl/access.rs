@@ -122,7 +122,7 @@ impl Access {
     /// Whether the command may run with some arguments.
     pub(super) fn may_run(&self, command: &Command) -> bool {
         self.permits(command)
-            && (self.all_keys || !self.keys.is_empty() || !command.has_keys())
+            && (self.all_keys || !command.touches_keys() || !self.keys.is_empty() && command.has_keys())
             && (self.all_channels || !self.channels.is_empty() || !command.has_channels())
     }
 

@@ -56,12 +56,17 @@ impl Command {
 
     /// Whether its arguments name keys (Redis: any key specification without NOT_KEY).
     pub fn has_keys(&self) -> bool {
-        self.keys != Keys::None
+        !matches!(self.keys, Keys::None | Keys::Unnamed)
+    }
+
+    /// Whether it reaches keys, named or not: key patterns are about it.
+    pub(super) fn touches_keys(&self) -> bool {
+        !matches!(self.keys, Keys::None)
     }
 
     /// Whether its arguments name channels to read or to publish to.
     pub fn has_channels(&self) -> bool {
-        self.channels != Channels::None
+        !matches!(self.channels, Channels::None)
     }
 
     /// Whether a request of `argc` words (container and subcommand counted) has a length Redis accepts.

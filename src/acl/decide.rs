@@ -167,7 +167,8 @@ impl Access {
         if !self.arguments.is_empty() && self.restricts(command.id, args, whole) {
             return Outcome::Denied(DenyReason::Argument, 0);
         }
-        let limited = command.has_keys() && !self.all_keys || command.has_channels() && !self.all_channels;
+        let limited =
+            !self.all_keys && command.touches_keys() || !self.all_channels && command.has_channels();
         if limited {
             self.decide_names(command, args)
         } else {

@@ -9,6 +9,8 @@
 //! are put right here (K-1): GEORADIUS stores to its last STORE and checks the first, XREADGROUP takes a consumer called STREAMS for
 //! the option, and PFMERGE with a destination alone checks nothing.
 
+pub(super) mod columns;
+
 /// What a command does with a key: the flags of Redis's key specifications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyFlags(u8);
@@ -63,6 +65,8 @@ pub enum Keys {
     },
     /// It names keys at places that are not known here: refused to everybody who may not touch all keys.
     Unknown,
+    /// It names none and reaches some, as a search does: refused likewise.
+    Unnamed,
 }
 
 /// A run of keys.
@@ -150,6 +154,8 @@ enum Next {
 impl Walk {
     pub(super) fn new(keys: Keys, channels: Channels, announced: u32) -> Self {
         let end = match (keys, channels) {
+            // Refused even without an argument.
+            (Keys::Unnamed, _) => return Self::unnamed(announced),
             (Keys::At(specs), Channels::None) => specs
                 .iter()
                 .map(|spec| match spec.place {
@@ -175,6 +181,14 @@ impl Walk {
             second: false,
             reads_all: false,
             empty: false,
+        }
+    }
+
+    /// Never done, so that nothing is permitted.
+    fn unnamed(announced: u32) -> Self {
+        Self {
+            end: u32::MAX,
+            ..Self::new(Keys::Unknown, Channels::None, announced)
         }
     }
 
@@ -257,7 +271,7 @@ impl Walk {
             Keys::Migrate => self.migrate(argument),
             Keys::Georadius { options } => self.georadius(options, argument),
             Keys::Streams { group } => self.streams(group, argument),
-            Keys::Unknown => Err(NotUnderstood),
+            Keys::Unknown | Keys::Unnamed => Err(NotUnderstood),
         }
     }
 
@@ -524,119 +538,6 @@ const CHANGES: KeyFlags = KeyFlags(RW | ACCESS | UPDATE);
 const EXCHANGES: KeyFlags = KeyFlags(RW | ACCESS | UPDATE);
 const OVERWRITES: KeyFlags = KeyFlags(OW | UPDATE);
 const TAKES: KeyFlags = KeyFlags(RW | ACCESS | DELETE);
-
-/// The columns of the command table that say where keys are.
-pub(super) mod columns {
-    use super::{
-        ACCESS, Channels, DELETE, INSERT, KeyFlags, KeySpec, Keys, OW, Place, RM, RO, RW, UPDATE, counted,
-        from, one, range,
-    };
-
-    macro_rules! columns {
-        ($($name:ident = $($spec:expr),+;)*) => {
-            $(pub(in super::super) const $name: Names = keys(Keys::At(&[$($spec),+]));)*
-        };
-    }
-
-    /// What the column holds.
-    #[derive(Clone, Copy)]
-    pub(in super::super) struct Names {
-        pub(in super::super) subs: bool,
-        pub(in super::super) free: bool,
-        pub(in super::super) keys: Keys,
-        pub(in super::super) channels: Channels,
-    }
-
-    const fn keys(keys: Keys) -> Names {
-        Names { keys, ..____ }
-    }
-
-    const fn channels(channels: Channels) -> Names {
-        Names { channels, ..____ }
-    }
-
-    /// Nothing of all this.
-    pub(in super::super) const ____: Names = Names {
-        subs: false,
-        free: false,
-        keys: Keys::None,
-        channels: Channels::None,
-    };
-    /// Has subcommands.
-    pub(in super::super) const SUBS: Names = Names { subs: true, ..____ };
-    /// Permitted to everyone.
-    pub(in super::super) const FREE: Names = Names { free: true, ..____ };
-    /// One channel.
-    pub(in super::super) const CHANNEL: Names = channels(Channels::First);
-    /// Channels.
-    pub(in super::super) const CHANNELS: Names = channels(Channels::All);
-    /// Channels by patterns.
-    pub(in super::super) const PATTERNS: Names = channels(Channels::Patterns);
-
-    pub(in super::super) const SET_KEY: Names = keys(Keys::Set);
-    pub(in super::super) const BITFIELD: Names = keys(Keys::Bitfield);
-    pub(in super::super) const SORT: Names = keys(Keys::Sort { store: true });
-    pub(in super::super) const SORT_RO: Names = keys(Keys::Sort { store: false });
-    pub(in super::super) const MIGRATE: Names = keys(Keys::Migrate);
-    pub(in super::super) const GEORADIUS: Names = keys(Keys::Georadius { options: 6 });
-    pub(in super::super) const GEO_MEMBER: Names = keys(Keys::Georadius { options: 5 });
-    pub(in super::super) const XREAD: Names = keys(Keys::Streams { group: false });
-    pub(in super::super) const XREADGROUP: Names = keys(Keys::Streams { group: true });
-    /// Keys at places that nobody here has read about.
-    pub(in super::super) const UNKNOWN: Names = keys(Keys::Unknown);
-
-    // `K2` is the key at position 2, `K2N` are all from there to the last argument, `K1M` all but the last, `K1P` every second and
-    // `K1T` every third, `K1TO2` two; `C2` is a count at position 2 and the keys behind it, `C1P` every second. Behind each stand
-    // Redis's flags: RO, RW, OW, RM, and of access, insert, update and delete the first letter.
-    #[rustfmt::skip]
-    columns! {
-        C1P_OWU = KeySpec { place: Place::Counted { count: 1, first: 2, step: 2 }, flags: KeyFlags(OW | UPDATE) };
-        C1_ROA = counted(1, RO | ACCESS);
-        C1_RWAD = counted(1, RW | ACCESS | DELETE);
-        C2_ROA = counted(2, RO | ACCESS);
-        C2_RWAD = counted(2, RW | ACCESS | DELETE);
-        C2_RWAU = counted(2, RW | ACCESS | UPDATE);
-        K1M_RWAD = range(1, -2, 1, RW | ACCESS | DELETE);
-        K1M_RWAU = range(1, -2, 1, RW | ACCESS | UPDATE);
-        K1N_RMD = from(1, RM | DELETE);
-        K1N_RO = from(1, RO);
-        K1N_ROA = from(1, RO | ACCESS);
-        K1N_RWA = from(1, RW | ACCESS);
-        K1P_OWI = range(1, -1, 2, OW | INSERT);
-        K1P_OWU = range(1, -1, 2, OW | UPDATE);
-        K1TO2_ROA = range(1, 2, 1, RO | ACCESS);
-        K1TO2_RWAU = range(1, 2, 1, RW | ACCESS | UPDATE);
-        K1T_RWAU = range(1, -1, 3, RW | ACCESS | UPDATE);
-        K1_OWI = one(1, OW | INSERT);
-        K1_OWU = one(1, OW | UPDATE);
-        K1_OWU_C2_ROA = one(1, OW | UPDATE), counted(2, RO | ACCESS);
-        K1_OWU_K2N_ROA = one(1, OW | UPDATE), from(2, RO | ACCESS);
-        K1_OWU_K2_ROA = one(1, OW | UPDATE), one(2, RO | ACCESS);
-        K1_RO = one(1, RO);
-        K1_ROA = one(1, RO | ACCESS);
-        K1_ROA_K2_OWU = one(1, RO | ACCESS), one(2, OW | UPDATE);
-        K1_RWAD = one(1, RW | ACCESS | DELETE);
-        K1_RWAD_K2_OWI = one(1, RW | ACCESS | DELETE), one(2, OW | INSERT);
-        K1_RWAD_K2_OWU = one(1, RW | ACCESS | DELETE), one(2, OW | UPDATE);
-        K1_RWAD_K2_RWI = one(1, RW | ACCESS | DELETE), one(2, RW | INSERT);
-        K1_RWAI_K2N_ROA = one(1, RW | ACCESS | INSERT), from(2, RO | ACCESS);
-        K1_RWAU = one(1, RW | ACCESS | UPDATE);
-        K1_RWAU_C2_RWAU = one(1, RW | ACCESS | UPDATE), counted(2, RW | ACCESS | UPDATE);
-        K1_RWD = one(1, RW | DELETE);
-        K1_RWI = one(1, RW | INSERT);
-        K1_RWU = one(1, RW | UPDATE);
-        K1_RWUD = one(1, RW | UPDATE | DELETE);
-        K1_RWU_K2N_ROA = one(1, RW | UPDATE), from(2, RO | ACCESS);
-        K2_OWU_K3N_ROA = one(2, OW | UPDATE), from(3, RO | ACCESS);
-        K2_RO = one(2, RO);
-        K2_ROA = one(2, RO | ACCESS);
-        K2_RWA = one(2, RW | ACCESS);
-        K2_RWAU = one(2, RW | ACCESS | UPDATE);
-        K2_RWD = one(2, RW | DELETE);
-        K2_RWI = one(2, RW | INSERT);
-        K2_RWU = one(2, RW | UPDATE);
-    }
-}
 
 #[cfg(test)]
 mod tests;

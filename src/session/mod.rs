@@ -305,17 +305,19 @@ impl Session {
             };
             return self.refuse(text, out);
         };
-        let decision = identity.user.decide(command, args, request.whole);
-        if let Decision::Open = decision
-            && right_arity
-        {
-            return self.undecided(command, request, out, note);
-        }
+        let decision = match identity.user.decide(command, args, request.whole) {
+            Decision::Permitted(permit) => Ok(permit),
+            Decision::Denied(denied) => Err(denied),
+            Decision::Open if right_arity && !request.whole => {
+                return self.undecided(command, request, out, note);
+            }
+            Decision::Open => identity.user.check(command, args, request.whole),
+        };
         self.holding = false;
         match decision {
-            Decision::Permitted(_permit) => self.permitted(command, request, out),
-            Decision::Denied(denied) if right_arity => self.deny(denied, out, note),
-            _ => self.refuse(&refusal::arity(command.name), out),
+            Ok(_permit) => self.permitted(command, request, out),
+            Err(denied) if right_arity => self.deny(denied, out, note),
+            Err(_) => self.refuse(&refusal::arity(command.name), out),
         }
     }
 
