@@ -7,9 +7,10 @@
 use std::fmt;
 
 use super::command::{Categories, Command, CommandId};
+use super::glob::Pattern;
 use super::keys::{KeyFlags, c_string};
 use super::preset::{ArgumentRule, Effect, Entry, Preset};
-use super::{CommandSet, glob, lookup};
+use super::{CommandSet, lookup};
 use crate::resp::Args;
 
 /// Permissions of a user, or of a selector: commands, keys, channels.
@@ -30,13 +31,13 @@ pub(super) struct Access {
     /// `&*`.
     pub(super) all_channels: bool,
     /// The others, likewise.
-    channels: Vec<String>,
+    channels: Vec<Pattern>,
 }
 
 /// `~pattern`, `%R~pattern`, `%W~pattern`.
 #[derive(Clone, PartialEq, Eq)]
 struct KeyPattern {
-    pattern: String,
+    pattern: Pattern,
     reads: bool,
     writes: bool,
 }
@@ -99,13 +100,17 @@ impl Access {
 
     /// `~pattern` and its kin. The same pattern twice is one pattern that permits both.
     pub(super) fn add_key_pattern(&mut self, pattern: &str, reads: bool, writes: bool) {
-        match self.keys.iter_mut().find(|known| known.pattern == pattern) {
+        match self
+            .keys
+            .iter_mut()
+            .find(|known| known.pattern.as_str() == pattern)
+        {
             Some(known) => {
                 known.reads |= reads;
                 known.writes |= writes;
             }
             None => self.keys.push(KeyPattern {
-                pattern: pattern.to_owned(),
+                pattern: Pattern::new(pattern),
                 reads,
                 writes,
             }),
@@ -114,8 +119,8 @@ impl Access {
 
     /// `&pattern`.
     pub(super) fn add_channel_pattern(&mut self, pattern: &str) {
-        if !self.channels.iter().any(|known| known == pattern) {
-            self.channels.push(pattern.to_owned());
+        if !self.channels.iter().any(|known| known.as_str() == pattern) {
+            self.channels.push(Pattern::new(pattern));
         }
     }
 
@@ -134,13 +139,13 @@ impl Access {
     /// Whether this may be done with the key: one pattern must permit all of it (`ACLSelectorCheckKey`).
     pub(super) fn allows_key(&self, key: &[u8], flags: KeyFlags) -> bool {
         let mut patterns = self.keys.iter().filter(|pattern| pattern.permits(flags));
-        self.all_keys || patterns.any(|pattern| glob::matches(pattern.pattern.as_bytes(), key))
+        self.all_keys || patterns.any(|pattern| pattern.pattern.matches(key))
     }
 
     /// Whether every key may be read, as SORT's BY and GET ask for (`ACLSelectorHasUnrestrictedKeyAccess`).
     pub(super) fn reads_all_keys(&self) -> bool {
         let mut patterns = self.keys.iter();
-        self.all_keys || patterns.any(|pattern| pattern.reads && pattern.pattern == "*")
+        self.all_keys || patterns.any(|pattern| pattern.reads && pattern.pattern.as_str() == "*")
     }
 
     /// Whether the channel may be used; a pattern to subscribe by must stand in the rules as it is.
@@ -148,9 +153,9 @@ impl Access {
         self.all_channels
             || self.channels.iter().any(|known| {
                 if pattern {
-                    known.as_bytes() == channel
+                    known.as_str().as_bytes() == channel
                 } else {
-                    glob::matches(known.as_bytes(), channel)
+                    known.matches(channel)
                 }
             })
     }
@@ -252,7 +257,11 @@ impl Access {
     pub(super) fn channel_rules(&self) -> Vec<String> {
         let all = self.all_channels.then(|| "&*".to_owned());
         all.into_iter()
-            .chain(self.channels.iter().map(|pattern| format!("&{pattern}")))
+            .chain(
+                self.channels
+                    .iter()
+                    .map(|pattern| format!("&{}", pattern.as_str())),
+            )
             .collect()
     }
 
@@ -282,12 +291,12 @@ impl KeyPattern {
 impl fmt::Display for KeyPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = match (self.reads, self.writes) {
-            (true, true) if self.pattern == "*" => "%RW~",
+            (true, true) if self.pattern.as_str() == "*" => "%RW~",
             (true, true) => "~",
             (true, false) => "%R~",
             (false, _) => "%W~",
         };
-        write!(f, "{sign}{}", self.pattern)
+        write!(f, "{sign}{}", self.pattern.as_str())
     }
 }
 

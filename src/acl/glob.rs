@@ -7,8 +7,55 @@
 //! Every element but the star takes exactly one byte. Therefore only the last star ever needs another try, and the work is
 //! bounded by the product of both lengths.
 
+/// A pattern of a rule. Most are a prefix and a star, or no pattern at all; these need no matcher.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Pattern {
+    text: String,
+    shape: Shape,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// No special byte.
+    Literal,
+    /// So many bytes without a special one, then stars.
+    Prefix(usize),
+    Glob,
+}
+
+impl Pattern {
+    pub(super) fn new(text: &str) -> Self {
+        let prefix = text.trim_end_matches('*');
+        let shape = match prefix.contains(['*', '?', '[', '\\']) {
+            false if prefix.len() == text.len() => Shape::Literal,
+            // A star alone does not match the empty text.
+            false if !prefix.is_empty() => Shape::Prefix(prefix.len()),
+            _ => Shape::Glob,
+        };
+        Self {
+            text: text.to_owned(),
+            shape,
+        }
+    }
+
+    /// As it was written.
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it matches the whole text.
+    pub(super) fn matches(&self, text: &[u8]) -> bool {
+        let pattern = self.text.as_bytes();
+        match self.shape {
+            Shape::Literal => pattern == text,
+            Shape::Prefix(length) => text.starts_with(pattern.get(..length).unwrap_or(pattern)),
+            Shape::Glob => matches(pattern, text),
+        }
+    }
+}
+
 /// Whether the pattern matches the whole text.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut seen) = (0, 0);
     // Behind the last star, and where its text was taken up.
     let mut retry: Option<(usize, usize)> = None;
@@ -111,7 +158,7 @@ const MOST_STARS: u32 = 1_000;
 mod tests {
     use proptest::prelude::*;
 
-    use super::matches;
+    use super::{Pattern, matches};
 
     #[test]
     fn patterns_match_what_they_match_in_redis() {
@@ -205,6 +252,12 @@ mod tests {
         #[test]
         fn one_retry_is_as_good_as_all(pattern in "[a\\[\\]^\\-b*?\\\\]{0,10}", text in "[ab\\]\\-]{1,10}") {
             prop_assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), reference(pattern.as_bytes(), text.as_bytes()));
+        }
+
+        #[test]
+        fn a_short_way_leads_to_the_same(pattern in "[ab*?\\[\\]\\\\]{0,5}", text in "[ab*\\\\]{0,6}") {
+            let (short, long) = (Pattern::new(&pattern), matches(pattern.as_bytes(), text.as_bytes()));
+            prop_assert_eq!(short.matches(text.as_bytes()), long);
         }
 
         #[test]
