@@ -390,7 +390,8 @@ impl Session {
             // Without a channel this is an arity error of Redis: one reply.
             Role::Subscribe(_) if args.announced() < 2 => {}
             Role::Subscribe(kind) => {
-                self.state.listening.add(kind, &args, request.whole);
+                let listening = self.state.listening.get_or_insert_default();
+                listening.add(kind, &args, request.whole);
                 let count = Some(args.announced().saturating_sub(1));
                 expect = Expect::Confirmations {
                     kind,
@@ -399,7 +400,9 @@ impl Session {
                 };
             }
             Role::Unsubscribe(kind) => {
-                self.state.listening.remove(kind, &args);
+                if let Some(listening) = &mut self.state.listening {
+                    listening.remove(kind, &args);
+                }
                 let count = args.announced().checked_sub(1).filter(|count| *count > 0);
                 expect = Expect::Confirmations {
                     kind,

@@ -115,8 +115,8 @@ pub(super) struct State {
     pub(super) spent: bool,
     /// MONITOR was forwarded.
     pub(super) monitor: bool,
-    /// Names of what it may be subscribed to.
-    pub(super) listening: Listening,
+    /// Names of what it may be subscribed to; most sessions never are.
+    pub(super) listening: Option<Box<Listening>>,
     /// Subscriptions as the last confirmations told.
     channels: i64,
     patterns: i64,
@@ -215,7 +215,8 @@ impl State {
             let pattern = kind == SubKind::Pattern;
             self.subscriptions(kind) == 0
                 || user.may_listen_to_all(command)
-                || (self.listening.names(kind))
+                || (self.listening.as_ref())
+                    .and_then(|listening| listening.names(kind))
                     .is_some_and(|mut names| names.all(|name| user.may_listen(command, name, pattern)))
         })
     }

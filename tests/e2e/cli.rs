@@ -524,3 +524,37 @@ fn the_printed_line_is_taken_for_every_preset() {
         assert_eq!(redis.client().call(line.trim()), "+OK", "{acl}");
     }
 }
+
+#[test]
+fn limits_of_a_user_that_are_none_are_named() {
+    let redis = Redis::start();
+    for (line, parts) in [
+        (
+            "databases = [\"0\"]",
+            &["`databases` must hold whole numbers"][..],
+        ),
+        (
+            "databases = [-1]",
+            &["not the number of a database", "between 0 and"],
+        ),
+        ("databases = [0, 5000000]", &["not the number of a database"]),
+        ("databases = []", &["`databases` is an empty list"]),
+        (
+            "databases = 0",
+            &["`databases` must be an array of whole numbers", "brackets"],
+        ),
+        (
+            "databases = [3]",
+            &["may not use database 0", "listener \"main\""],
+        ),
+        ("sources = [\"10.0.0.0/33\"]", &["not a network", "10.0.0.0/8"]),
+        ("sources = [\"here\"]", &["not a network"]),
+        ("database = [0]", &["databases"]),
+    ] {
+        let setup = Setup::new(&redis).user("tenant", APP_PASSWORD, line);
+        let said = faults(&setup, &setup.text());
+        for part in parts {
+            assert!(said.contains(part), "{line}: {part} is missing in:\n{said}");
+        }
+    }
+}
