@@ -525,7 +525,14 @@ fn verdicts_are_those_of_acl_dryrun() {
             for (command, request, valid) in asked {
                 let (dry, keys) = (replies.next().expect("a reply"), replies.next().expect("a reply"));
                 let about = format!("{words:?}: {request:?}");
-                let (our_keys, their_keys) = (our_keys(command, request), their_keys(&keys));
+                let (our_keys, mut their_keys) = (our_keys(command, request), their_keys(&keys));
+                if command.name == "sinterstore"
+                    && let Some(keys) = &mut their_keys
+                {
+                    // 7.0 says RW where later ones say OW; both ask for the same.
+                    keys.iter_mut()
+                        .for_each(|(_, flags)| *flags = flags.replace("OW", "RW"));
+                }
                 let exception = is_known_difference(command, request);
                 match (&our_keys, &their_keys) {
                     // Either finds the request wrong, or the server finds no key and calls it an error.
@@ -585,7 +592,9 @@ fn verdicts_are_those_of_acl_dryrun() {
                 );
             }
             if keeps_rules {
-                assert_eq!(without_sanitize(&user.to_rule()), without_sanitize(line));
+                // As all keys, `%RW~*` would permit no pattern behind it; Redis writes it so all the same.
+                let ours = user.to_rule().replace("%RW~*", "~*");
+                assert_eq!(without_sanitize(&ours), without_sanitize(line));
             }
         }
     }
@@ -817,23 +826,31 @@ fn every_single_rule_changes_what_it_changes_in_redis() {
 }
 
 #[test]
-fn a_list_written_by_the_server_loads_whole() {
+fn a_file_written_by_the_server_loads_unchanged_and_is_written_the_same() {
     let mut redis = LiveRedis::start();
     for rules in [
         "alice on >a >b ~* &* +@all -@dangerous +info",
         "bob on nopass ~* resetchannels -@all +@read -keys +client|id",
         "carol off",
         "dave on >x ~* &* +@all -config +config|get skip-sanitize-payload",
+        "erin on nopass ~a* %R~b* %W~c?[d-f] resetchannels &news:* &x -@all +@read +set",
+        "frank on nopass resetchannels -@all +get",
+        "grace on nopass ~own resetchannels -@all +@read (~sum:* resetchannels -@all +set) (%R~* &* +@all -@write)",
+        "heidi on nopass resetchannels -@all (+@all ~*)",
     ] {
         let words: Vec<&str> = ["ACL", "SETUSER"].into_iter().chain(rules.split(' ')).collect();
         assert_eq!(redis.call(&words), Reply::Text("OK".to_owned()), "{rules}");
     }
-    let reply = redis.call(&["ACL", "LIST"]);
-    let lines: Vec<&str> = reply.array().iter().map(Reply::text).collect();
-    let users = rule::parse_file(&lines.join("\n")).expect("the server's own list");
-    assert_eq!(users.len(), 5);
-    for ((_, user), line) in users.iter().zip(lines) {
-        assert_eq!(without_sanitize(&user.to_rule()), without_sanitize(line));
+    assert_eq!(redis.call(&["ACL", "SAVE"]), Reply::Text("OK".to_owned()));
+    let saved = redis.acl_file();
+    let users = rule::parse_file(&saved).expect("the server's own file");
+    assert_eq!(users.len(), 9);
+    for ((line, user), text) in users.iter().zip(saved.lines()) {
+        assert_eq!(
+            without_sanitize(&user.to_rule()),
+            without_sanitize(text),
+            "line {line}"
+        );
     }
 }
 

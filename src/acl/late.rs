@@ -98,8 +98,17 @@ impl Judging {
 }
 
 impl ArgSink for Judging {
-    fn wants(&self, length: usize) -> bool {
-        self.walk.wants() && length <= MOST_NAME
+    fn wants(&mut self, length: usize) -> bool {
+        if !self.walk.wants() {
+            return false;
+        }
+        if length > MOST_NAME {
+            let (at, reason) = (self.walk.at(), unseen(self.command));
+            for (_, judge) in &mut self.judges {
+                judge.refuse(reason, at);
+            }
+        }
+        length <= MOST_NAME
     }
 
     fn take(&mut self, argument: Option<&[u8]>) {

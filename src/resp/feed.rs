@@ -14,7 +14,7 @@ pub struct ArgFeed {
 /// Who receives the arguments.
 pub trait ArgSink {
     /// Whether the next argument, so many bytes long, is to be kept until it has come whole.
-    fn wants(&self, length: usize) -> bool;
+    fn wants(&mut self, length: usize) -> bool;
 
     /// The next argument; `None` if it was not wanted.
     fn take(&mut self, argument: Option<&[u8]>);
@@ -103,7 +103,7 @@ mod tests {
     struct Short(Vec<Option<Vec<u8>>>);
 
     impl ArgSink for Short {
-        fn wants(&self, length: usize) -> bool {
+        fn wants(&mut self, length: usize) -> bool {
             length <= 4
         }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct LiveRedis {
     process: Child,
     connection: BufReader<UnixStream>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// A RESP2 reply.
@@ -35,8 +35,9 @@ impl LiveRedis {
         let program = std::env::var("KEYWARD_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = directory.path().join("s");
+        std::fs::write(directory.path().join(ACL_FILE), "").expect("an empty file");
         let mut process = Command::new(&program)
-            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .args(["--port", "0", "--save", "", "--aclfile", ACL_FILE, "--unixsocket"])
             .arg(&socket)
             .current_dir(directory.path())
             .stdin(Stdio::null())
@@ -64,7 +65,7 @@ impl LiveRedis {
         Self {
             process,
             connection: BufReader::new(connection),
-            _directory: directory,
+            directory,
         }
     }
 
@@ -86,6 +87,11 @@ impl LiveRedis {
             .write_all(&bytes)
             .expect("the server reads");
         requests.iter().map(|_| self.reply()).collect()
+    }
+
+    /// What ACL SAVE has written.
+    pub(crate) fn acl_file(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join(ACL_FILE)).expect("the file is there")
     }
 
     /// Name and version from INFO.
@@ -129,6 +135,9 @@ impl LiveRedis {
         }
     }
 }
+
+/// Where the server keeps its users.
+const ACL_FILE: &str = "users.acl";
 
 /// A request as it stands on the wire.
 pub(crate) fn encode(words: &[&[u8]]) -> Vec<u8> {

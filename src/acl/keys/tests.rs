@@ -263,3 +263,60 @@ proptest! {
         let _ = names(command, Args::new(&encode(&words), announced));
     }
 }
+
+#[test]
+fn no_command_over_data_has_lost_its_keys() {
+    // Over all keys of a database or none: looked at one by one.
+    let reviewed = [
+        "keys",
+        "randomkey",
+        "scan",
+        "function|delete",
+        "function|flush",
+        "function|load",
+        "function|restore",
+        "script|show",
+        "dbsize",
+        "flushall",
+        "flushdb",
+        "lolwut",
+        "swapdb",
+        "trimslots",
+        "cluster|flushslot",
+        "clusterscan",
+        "pfselftest",
+        // Speaks of fields alone; HIMPORT SET names the key.
+        "himport|discard",
+        "himport|discardall",
+        "himport|prepare",
+    ];
+    let over_data = [
+        "read",
+        "write",
+        "set",
+        "sortedset",
+        "list",
+        "hash",
+        "string",
+        "bitmap",
+        "geo",
+        "array",
+        "hyperloglog",
+    ]
+    .map(|name| super::super::Categories::by_name(name).unwrap());
+    let keyless: Vec<_> = commands()
+        .iter()
+        .filter(|command| {
+            command.class == super::super::Class::Module
+                || over_data
+                    .iter()
+                    .any(|category| command.categories.intersects(*category))
+        })
+        .filter(|command| !command.touches_keys() && !command.container)
+        .map(|command| command.name)
+        .filter(|name| !reviewed.contains(name))
+        .collect();
+    assert_eq!(keyless, [] as [&str; 0], "these name no key: look again");
+    let with_keys = commands().iter().filter(|command| command.has_keys()).count();
+    assert_eq!(with_keys, 350, "rows with keys: if one was added, count it here");
+}

@@ -63,6 +63,18 @@ fn a_late_refusal_is_answered_in_step_and_the_session_goes_on_if_it_can() {
 }
 
 #[test]
+fn a_key_that_is_too_long_to_be_kept_is_refused_before_it_comes() {
+    let mut talk = Talk::known("on +@all ~*a ~b*");
+    let first = b"*2\r\n$3\r\nGET\r\n$1048577\r\n";
+    for expected in [Last::Hold, Last::Answered] {
+        let action = talk.session.request(head(2, first), &mut talk.client, &mut None);
+        assert_eq!(talk.act(action, first), expected);
+    }
+    assert_eq!(talk.heard(), "-NOPERM No permissions to access a key\r\n");
+    assert_eq!(talk.sent(), "");
+}
+
+#[test]
 fn a_head_that_is_refused_is_refused_at_once() {
     let mut talk = Talk::known("on +@all ~own:*");
     let first = b"*5\r\n$4\r\nMSET\r\n$5\r\nother\r\n$3\r\n";
