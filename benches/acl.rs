@@ -55,11 +55,67 @@ fn checks(c: &mut Criterion) {
     group.finish();
 }
 
+/// A user whose keys are limited: what the patterns cost.
+fn keys(c: &mut Criterion) {
+    let mut group = c.benchmark_group("keys");
+    let mset: Vec<u8> = [
+        b"*21\r\n$4\r\nMSET\r\n".to_vec(),
+        b"$7\r\napp:key\r\n$1\r\nv\r\n".repeat(10),
+    ]
+    .concat();
+    let requests: [(&str, &[u8], u32); 4] = [
+        ("get", b"*2\r\n$3\r\nGET\r\n$7\r\napp:key\r\n", 2),
+        ("set", b"*3\r\n$3\r\nSET\r\n$7\r\napp:key\r\n$1\r\nv\r\n", 3),
+        ("mset of ten", &mset, 21),
+        (
+            "zunionstore",
+            b"*5\r\n$11\r\nZUNIONSTORE\r\n$5\r\napp:d\r\n$1\r\n2\r\n$5\r\napp:a\r\n$5\r\napp:b\r\n",
+            5,
+        ),
+    ];
+    let users: [(&str, Vec<String>); 4] = [
+        ("all keys", vec!["~*".to_owned()]),
+        ("one pattern", vec!["~app:*".to_owned()]),
+        (
+            "ten patterns",
+            (0..9)
+                .map(|n| format!("~team{n}:*"))
+                .chain(["~app:*".to_owned()])
+                .collect(),
+        ),
+        (
+            "a selector",
+            vec!["~own:*".to_owned(), "(~app:* +@all)".to_owned()],
+        ),
+    ];
+    for (who, rules) in users {
+        let words: Vec<&str> = ["on", "+@all"]
+            .into_iter()
+            .chain(rules.iter().flat_map(|rule| rule.split(' ')))
+            .collect();
+        let Ok(user) = rule::parse_user("bench", &words) else {
+            continue;
+        };
+        for (name, bytes, argc) in requests {
+            group.bench_function(format!("{who}: {name}"), |b| {
+                b.iter(|| {
+                    let args = Args::new(black_box(bytes), argc);
+                    match resolve(args.get(0).unwrap_or_default(), args.get(1)) {
+                        Resolved::Command(command) => user.check(command, args, true).is_ok(),
+                        Resolved::Container(_) | Resolved::Unknown => false,
+                    }
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
 fn parsing(c: &mut Criterion) {
     c.bench_function("parse the preset safe", |b| {
         b.iter(|| rule::parse_user(black_box("u"), &["safe"]))
     });
 }
 
-criterion_group!(benches, lookups, checks, parsing);
+criterion_group!(benches, lookups, checks, keys, parsing);
 criterion_main!(benches);

@@ -48,7 +48,10 @@ pub enum AuthFailure {
         user: Arc<str>,
     },
     /// The source address may not log in here.
-    SourceNotAllowed,
+    SourceNotAllowed {
+        /// The configured name.
+        user: Arc<str>,
+    },
     /// The source has failed too often and has to wait (L-30).
     LockedOut,
     /// The connection has failed too often and is closed (L-22).
@@ -214,7 +217,7 @@ impl AuthFailure {
             Self::UnknownUser => "unknown_user",
             Self::BadPassword { .. } => "bad_password",
             Self::UserDisabled { .. } => "user_disabled",
-            Self::SourceNotAllowed => "source_not_allowed",
+            Self::SourceNotAllowed { .. } => "source_not_allowed",
             Self::LockedOut => "locked_out",
             Self::TooManyFailures => "too_many_failures",
             Self::Timeout => "timeout",
@@ -230,9 +233,10 @@ impl AuthFailure {
     /// The configured user it is about, if any.
     pub const fn user(&self) -> Option<&Arc<str>> {
         match self {
-            Self::BadPassword { user } | Self::UserDisabled { user } | Self::ClientCertMismatch { user } => {
-                Some(user)
-            }
+            Self::BadPassword { user }
+            | Self::UserDisabled { user }
+            | Self::SourceNotAllowed { user }
+            | Self::ClientCertMismatch { user } => Some(user),
             _ => None,
         }
     }
@@ -244,7 +248,7 @@ impl AuthFailure {
             Self::UnknownUser
             | Self::BadPassword { .. }
             | Self::UserDisabled { .. }
-            | Self::SourceNotAllowed
+            | Self::SourceNotAllowed { .. }
             | Self::ClientCertNotMapped
             | Self::ClientCertMismatch { .. } => {
                 "WRONGPASS invalid username-password pair or user is disabled."
@@ -409,7 +413,9 @@ mod tests {
             AuthFailure::UserDisabled {
                 user: Arc::clone(&user),
             },
-            AuthFailure::SourceNotAllowed,
+            AuthFailure::SourceNotAllowed {
+                user: Arc::clone(&user),
+            },
             AuthFailure::LockedOut,
             AuthFailure::TooManyFailures,
             AuthFailure::Timeout,

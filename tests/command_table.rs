@@ -90,7 +90,7 @@ fn drift(ours: &Command, live: &LiveCommand, server: Server) -> Vec<String> {
         .collect();
     categories.sort_unstable();
     compare("categories", categories.join(" "), live.categories.join(" "));
-    compare("has_keys", ours.has_keys.to_string(), live.has_keys.to_string());
+    compare("has_keys", ours.has_keys().to_string(), live.has_keys.to_string());
     compare(
         "container",
         ours.container.to_string(),

@@ -1,16 +1,19 @@
-//! What a user may do, and how each command rule changes it.
+//! What a user may do, and how each rule changes it.
 //!
 //! Follows Redis's `aclSelector` (acl.c): a bit for every command, and beside it the rules as text, because the bits alone could
-//! not be written back in the order in which they were given.
+//! not be written back in the order in which they were given; patterns of keys and channels as they were written. A user has one
+//! of these, and one more for each rule in parentheses.
 
 use std::fmt;
 
 use super::command::{Categories, Command, CommandId};
+use super::glob::Pattern;
+use super::keys::{KeyFlags, c_string};
 use super::preset::{ArgumentRule, Effect, Entry, Preset};
 use super::{CommandSet, lookup};
 use crate::resp::Args;
 
-/// Permissions of a user: commands, keys, channels.
+/// Permissions of a user, or of a selector: commands, keys, channels.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Access {
     /// Where the command rules start from.
@@ -23,11 +26,20 @@ pub(super) struct Access {
     pub(super) arguments: Vec<(CommandId, ArgumentRule)>,
     /// `~*`.
     pub(super) all_keys: bool,
+    /// The others, in the order in which they were given; none beside `~*`.
+    keys: Vec<KeyPattern>,
     /// `&*`.
     pub(super) all_channels: bool,
-    /// `sanitize-payload` (true) or `skip-sanitize-payload`, if either was said. Means something to RESTORE in Redis alone;
-    /// kept so that a rule is written back as it was.
-    pub(super) sanitize: Option<bool>,
+    /// The others, likewise.
+    channels: Vec<Pattern>,
+}
+
+/// `~pattern`, `%R~pattern`, `%W~pattern`.
+#[derive(Clone, PartialEq, Eq)]
+struct KeyPattern {
+    pattern: Pattern,
+    reads: bool,
+    writes: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,8 +58,9 @@ impl Default for Access {
             commands: CommandSet::EMPTY,
             arguments: Vec::new(),
             all_keys: false,
+            keys: Vec::new(),
             all_channels: false,
-            sanitize: None,
+            channels: Vec::new(),
         }
     }
 }
@@ -69,8 +82,82 @@ impl Access {
     pub(super) fn set_preset(&mut self, preset: Preset) {
         self.set_entries(preset.entries());
         self.base = Base::Preset(preset);
-        self.all_keys = true;
-        self.all_channels = true;
+        self.set_all_keys(true);
+        self.set_all_channels(true);
+    }
+
+    /// `~*` and `resetkeys`.
+    pub(super) fn set_all_keys(&mut self, all: bool) {
+        self.all_keys = all;
+        self.keys.clear();
+    }
+
+    /// `&*` and `resetchannels`.
+    pub(super) fn set_all_channels(&mut self, all: bool) {
+        self.all_channels = all;
+        self.channels.clear();
+    }
+
+    /// `~pattern` and its kin. The same pattern twice is one pattern that permits both.
+    pub(super) fn add_key_pattern(&mut self, pattern: &str, reads: bool, writes: bool) {
+        match self
+            .keys
+            .iter_mut()
+            .find(|known| known.pattern.as_str() == pattern)
+        {
+            Some(known) => {
+                known.reads |= reads;
+                known.writes |= writes;
+            }
+            None => self.keys.push(KeyPattern {
+                pattern: Pattern::new(pattern),
+                reads,
+                writes,
+            }),
+        }
+    }
+
+    /// `&pattern`.
+    pub(super) fn add_channel_pattern(&mut self, pattern: &str) {
+        if !self.channels.iter().any(|known| known.as_str() == pattern) {
+            self.channels.push(Pattern::new(pattern));
+        }
+    }
+
+    /// Whether the command may run with some arguments.
+    pub(super) fn may_run(&self, command: &Command) -> bool {
+        self.permits(command)
+            && (self.all_keys || !command.touches_keys() || !self.keys.is_empty() && command.has_keys())
+            && (self.all_channels || !self.channels.is_empty() || !command.has_channels())
+    }
+
+    /// Whether the command itself is permitted.
+    pub(super) fn permits(&self, command: &Command) -> bool {
+        self.commands.contains(command.id) || command.always_allowed
+    }
+
+    /// Whether this may be done with the key: one pattern must permit all of it (`ACLSelectorCheckKey`).
+    pub(super) fn allows_key(&self, key: &[u8], flags: KeyFlags) -> bool {
+        let mut patterns = self.keys.iter().filter(|pattern| pattern.permits(flags));
+        self.all_keys || patterns.any(|pattern| pattern.pattern.matches(key))
+    }
+
+    /// Whether every key may be read, as SORT's BY and GET ask for (`ACLSelectorHasUnrestrictedKeyAccess`).
+    pub(super) fn reads_all_keys(&self) -> bool {
+        let mut patterns = self.keys.iter();
+        self.all_keys || patterns.any(|pattern| pattern.reads && pattern.pattern.as_str() == "*")
+    }
+
+    /// Whether the channel may be used; a pattern to subscribe by must stand in the rules as it is.
+    pub(super) fn allows_channel(&self, channel: &[u8], pattern: bool) -> bool {
+        self.all_channels
+            || self.channels.iter().any(|known| {
+                if pattern {
+                    known.as_str().as_bytes() == channel
+                } else {
+                    known.matches(channel)
+                }
+            })
     }
 
     /// Every command, changed by the lines of a preset.
@@ -153,14 +240,63 @@ impl Access {
         }
     }
 
-    /// A command that may run, names keys, and could not because no key may be touched.
+    /// Command rules behind the base, as they were given.
+    pub(super) fn rules(&self) -> &[String] {
+        &self.rules
+    }
+
+    /// The rules about keys.
+    pub(super) fn key_rules(&self) -> Vec<String> {
+        let all = self.all_keys.then(|| "~*".to_owned());
+        all.into_iter()
+            .chain(self.keys.iter().map(ToString::to_string))
+            .collect()
+    }
+
+    /// The rules that give channels.
+    pub(super) fn channel_rules(&self) -> Vec<String> {
+        let all = self.all_channels.then(|| "&*".to_owned());
+        all.into_iter()
+            .chain(
+                self.channels
+                    .iter()
+                    .map(|pattern| format!("&{}", pattern.as_str())),
+            )
+            .collect()
+    }
+
+    /// Whether there is a key that may be touched.
+    pub(super) fn touches_keys(&self) -> bool {
+        self.all_keys || !self.keys.is_empty()
+    }
+
+    /// A command that may run and names keys, of which none may be touched.
     pub(super) fn keyless_conflict(&self) -> Option<&'static Command> {
-        if self.all_keys {
+        if self.touches_keys() {
             return None;
         }
         lookup::commands()
             .iter()
-            .find(|command| command.has_keys && self.commands.contains(command.id))
+            .find(|command| command.has_keys() && self.commands.contains(command.id))
+    }
+}
+
+impl KeyPattern {
+    fn permits(&self, flags: KeyFlags) -> bool {
+        (self.reads || !flags.reads()) && (self.writes || !flags.writes())
+    }
+}
+
+/// As the rule is written. `~*` alone would come back as all keys, behind which Redis takes no further pattern.
+impl fmt::Display for KeyPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match (self.reads, self.writes) {
+            (true, true) if self.pattern.as_str() == "*" => "%RW~",
+            (true, true) => "~",
+            (true, false) => "%R~",
+            (false, _) => "%W~",
+        };
+        write!(f, "{sign}{}", self.pattern.as_str())
     }
 }
 
@@ -168,26 +304,23 @@ impl Access {
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
-        match (self.all_keys, self.preset()) {
-            (true, _) => words.push("~*"),
+        if !self.all_keys && self.preset().is_some() {
             // A preset brings all keys along.
-            (false, Some(_)) => words.push("resetkeys"),
-            (false, None) => {}
+            words.push("resetkeys".to_owned());
         }
-        words.push(if self.all_channels { "&*" } else { "resetchannels" });
+        words.extend(self.key_rules());
+        if !self.all_channels {
+            words.push("resetchannels".to_owned());
+        }
+        words.extend(self.channel_rules());
         match self.base {
-            Base::Nothing => words.push("-@all"),
-            Base::Everything => words.push("+@all"),
+            Base::Nothing => words.push("-@all".to_owned()),
+            Base::Everything => words.push("+@all".to_owned()),
             Base::Preset(_) => {}
         }
-        words.extend(self.rules.iter().map(String::as_str));
+        words.extend(self.rules.iter().cloned());
         f.write_str(&words.join(" "))
     }
-}
-
-/// Redis compares option words as C strings: what follows a NUL does not count for it, so it must not hide a word from us.
-fn c_string(arg: &[u8]) -> &[u8] {
-    arg.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use super::keys::{Channels, Keys};
+
 /// Position of a command in the table; stable within one build, usable as an array index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CommandId(pub(super) u16);
@@ -32,10 +34,10 @@ pub struct Command {
     pub class: Class,
     /// Whether it has subcommands (`config`).
     pub container: bool,
-    /// Whether its arguments name keys (Redis: any key specification without NOT_KEY).
-    pub has_keys: bool,
-    /// Whether its arguments name channels to read or to publish to (unsubscribing does neither).
-    pub has_channels: bool,
+    /// Where its arguments name keys.
+    pub keys: Keys,
+    /// Where its arguments name channels to read or to publish to (unsubscribing does neither).
+    pub channels: Channels,
     /// Redis's NO_AUTH flag: AUTH, HELLO, QUIT, RESET. No rule can take these away.
     pub always_allowed: bool,
     /// First server versions that know it.
@@ -50,6 +52,21 @@ impl Command {
     /// The container that this subcommand belongs to.
     pub fn parent(&self) -> Option<&'static Self> {
         self.parent.and_then(|id| super::commands().get(id.index()))
+    }
+
+    /// Whether its arguments name keys (Redis: any key specification without NOT_KEY).
+    pub fn has_keys(&self) -> bool {
+        !matches!(self.keys, Keys::None | Keys::Unnamed)
+    }
+
+    /// Whether it reaches keys, named or not: key patterns are about it.
+    pub(super) fn touches_keys(&self) -> bool {
+        !matches!(self.keys, Keys::None)
+    }
+
+    /// Whether its arguments name channels to read or to publish to.
+    pub fn has_channels(&self) -> bool {
+        !matches!(self.channels, Channels::None)
     }
 
     /// Whether a request of `argc` words (container and subcommand counted) has a length Redis accepts.

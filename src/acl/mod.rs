@@ -1,34 +1,52 @@
 //! Which commands a user may run: the command table, the rule language, the verdict.
 //!
 //! Pure: names and rules in, [`Permit`] or [`Denied`] out. A command that the table does not know is never asked about: the
-//! session refuses it (rule 4). [`User::check`] decides in the order of Redis's own `ACLSelectorCheckCmd` (acl.c): the
+//! session refuses it (rule 4). [`User::decide`] decides in the order of Redis's own `ACLSelectorCheckCmd` (acl.c): the
 //! command, then the arguments that a preset restricts, then keys, then channels; the first refusal is the answer. Roles
 //! that would change the protocol of the connection are refused before anything else, whatever the rules say (C-5, R-28).
+//!
+//! As in Redis, key patterns do not limit KEYS, SCAN, RANDOMKEY and DBSIZE, which name no key: whoever must not learn the names of
+//! others' keys must not have these commands (K-2).
 //!
 //! | file | holds |
 //! |---|---|
 //! | `commands.rs` | the table as data |
 //! | `command.rs` | the meaning of its columns |
+//! | `keys.rs` | which arguments are keys and channels |
+//! | `glob.rs` | Redis's patterns |
 //! | `lookup.rs` | from the client's words to a row |
 //! | `rule.rs` | Redis's rule language and ACL files, both directions |
+//! | `access.rs` | what the rules of a user or a selector add up to |
+//! | `decide.rs` | the verdict on a request |
+//! | `late.rs` | the verdict on one that is too long to be held |
+//! | `explain.rs` | the verdict in words for the operator |
+//! | `upstream.rs` | the rules for Keyward's own user on the server |
 //! | `preset.rs` | `safe` and `strict`, with a reason for every entry |
 
 mod access;
 mod command;
 mod commands;
+mod decide;
+mod explain;
 #[doc(hidden)]
 pub mod fuzz;
+mod glob;
+mod keys;
+mod late;
 mod lookup;
 mod preset;
 pub mod rule;
+mod upstream;
 
 use std::fmt;
 
-use crate::resp::Args;
-
 pub use command::{Categories, Class, Command, CommandId, Role, Since, SubKind};
+pub use decide::{Decision, Named, names};
+pub use keys::{Channels, KeyFlags, Keys};
+pub use late::LateCheck;
 pub use lookup::{Resolved, commands, resolve};
 pub use preset::{ArgumentRule, Effect, Entry, Preset};
+pub use upstream::{Target, upstream_rules};
 
 /// A user and what it may do. Made by [`rule::parse_user`]; [`User::to_rule`] writes it back.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,8 +59,15 @@ pub struct User {
     pub nopass: bool,
     /// SHA-256 digests of the passwords, in the order in which they were added; every one is valid.
     pub passwords: Vec<[u8; 32]>,
+    /// Databases that it may use; `None`: every one. Not part of Redis's rules; see `databases` in the configuration.
+    pub databases: Option<Vec<u32>>,
+    /// `sanitize-payload` (true) or `skip-sanitize-payload`, if either was said. Means something to RESTORE in Redis alone;
+    /// kept so that a rule is written back as it was.
+    sanitize: Option<bool>,
     /// What follows the passwords in the rule text.
     access: rule::Access,
+    /// Rules in parentheses: what one of these permits as a whole is permitted.
+    selectors: Vec<rule::Access>,
 }
 
 /// Proof that a command was checked and may run.
@@ -57,6 +82,8 @@ pub struct Denied {
     pub command: &'static str,
     /// The rule that refused.
     pub reason: DenyReason,
+    /// Position of the argument that it is about, 0 for the command itself.
+    pub argument: u32,
 }
 
 /// Why a command was refused; the words of `ACL LOG`, and two more.
@@ -82,7 +109,10 @@ impl User {
             enabled: false,
             nopass: false,
             passwords: Vec::new(),
+            databases: None,
+            sanitize: None,
             access: rule::Access::default(),
+            selectors: Vec::new(),
         }
     }
 
@@ -92,46 +122,6 @@ impl User {
         if !self.passwords.contains(&digest) {
             self.passwords.push(digest);
         }
-    }
-
-    /// Decides about one request.
-    ///
-    /// `command` is what [`resolve`] found. A container itself (`CONFIG` alone or with an unknown subcommand) can be
-    /// checked too: refused here means that the user is not even told which subcommands exist (C-11).
-    /// `whole` is false when `args` hold only the head of a longer request: a rule about arguments that cannot be seen
-    /// refuses.
-    pub fn check(&self, command: &Command, args: Args<'_>, whole: bool) -> Result<Permit, Denied> {
-        let denied = |reason| {
-            Err(Denied {
-                command: command.name,
-                reason,
-            })
-        };
-        let access = &self.access;
-        if matches!(command.role, Role::Replication | Role::Http) {
-            return denied(DenyReason::Command);
-        }
-        if !access.commands.contains(command.id) && !command.always_allowed {
-            return denied(DenyReason::Command);
-        }
-        if !access.arguments.is_empty() && access.restricts(command.id, args, whole) {
-            return denied(DenyReason::Argument);
-        }
-        if command.has_keys && !access.all_keys {
-            return denied(DenyReason::Key);
-        }
-        if command.has_channels && !access.all_channels {
-            return denied(DenyReason::Channel);
-        }
-        Ok(Permit(()))
-    }
-
-    /// Whether some request of this command could be permitted. For displays and checks at start, not for decisions.
-    pub fn may_run(&self, command: &Command) -> bool {
-        !matches!(command.role, Role::Replication | Role::Http)
-            && (self.access.commands.contains(command.id) || command.always_allowed)
-            && (self.access.all_keys || !command.has_keys)
-            && (self.access.all_channels || !command.has_channels)
     }
 }
 
@@ -143,7 +133,9 @@ impl fmt::Debug for User {
             .field("enabled", &self.enabled)
             .field("nopass", &self.nopass)
             .field("passwords", &self.passwords.len())
+            .field("databases", &self.databases)
             .field("access", &self.access.to_string())
+            .field("selectors", &self.selectors.len())
             .finish()
     }
 }

@@ -1,12 +1,13 @@
-//! Redis's rule language: `on >password ~* &* +@all -@dangerous`, and ACL files made of such lines.
+//! Redis's rule language: `on >password ~app:* &events:* +@all -@dangerous (%R~shared:* +get)`, and ACL files made of such lines.
 //!
-//! Words count from left to right and each changes what those before it left (`ACLSetUser`, acl.c). What Redis knows
-//! and this proxy does not enforce yet (key patterns, channel patterns, selectors) is refused with that reason, never ignored.
-//! One word is ours: a preset, `safe` or `strict`, in the first place.
+//! Words count from left to right and each changes what those before it left (`ACLSetUser`, acl.c). One word is ours: a preset,
+//! `safe` or `strict`, in the first place.
 //!
 //! Differences from Redis, all towards refusing:
 //! - `+select|0` (a first argument of a command without subcommands) is refused; Redis warns that it may go away.
-//! - An enabled user without `~*` whose commands need keys is refused: in Redis none of them could run.
+//! - `db=` and `resetdbs` of Valkey 9.1 are refused: `databases` in a `[[user]]` table says the same for every server.
+//! - Quotes inside parentheses are refused, and patterns there that end with one. Redis reads quotes there as on its command line,
+//!   and cannot read either again when it has saved it.
 //! - An ACL file without the user `default` has none; Redis would make one that needs no password.
 //! - User names are not empty and hold no control characters, because they become labels of metrics and logs.
 
@@ -65,34 +66,52 @@ pub fn parse_user_all(name: &str, words: &[&str]) -> Result<User, Vec<RuleError>
         errors.push(error(0, (problem, None)));
     }
     let mut user = User::new(name);
-    let mut selector = false;
-    for (index, word) in words.iter().enumerate() {
-        // A selector may hold blanks: `(+get ~a*)` is one rule and gets one message.
-        if selector || word.starts_with('(') {
-            if !selector {
-                errors.push(error(index, (Problem::Selector, None)));
-            }
-            selector = !word.ends_with(')');
-            continue;
-        }
-        if let Err(refusal) = apply(&mut user, index, word) {
-            errors.push(error(index, refusal));
-        }
+    let mut rest = words.iter().enumerate();
+    while let Some((index, word)) = rest.next() {
         if errors.len() >= MOST_ERRORS {
             break;
         }
-    }
-    // Only asked when everything else is right: a refused `~app:*` is the better message.
-    if errors.is_empty()
-        && user.enabled
-        && let Some(command) = user.access.keyless_conflict()
-    {
-        errors.push(error(
-            words.len(),
-            (Problem::NoKeys(command.name), Some("~*".to_owned())),
-        ));
+        let Some(inner) = word.strip_prefix('(') else {
+            if let Err(refusal) = apply(&mut user, index, word) {
+                errors.push(error(index, refusal));
+            }
+            continue;
+        };
+        // A selector may hold blanks: `(+get ~a*)` is one rule.
+        let mut selector = Access::default();
+        let mut next = Some((index, inner));
+        let mut closed = false;
+        while let Some((index, word)) = next {
+            let last = word.strip_suffix(')');
+            if let Err(refusal) = apply_in_selector(&mut selector, last.unwrap_or(word)) {
+                errors.push(error(index, refusal));
+            }
+            closed = last.is_some();
+            next = if closed {
+                None
+            } else {
+                rest.next().map(|(at, word)| (at, *word))
+            };
+        }
+        if !closed {
+            errors.push(error(index, (Problem::OpenSelector, None)));
+        }
+        user.selectors.push(selector);
     }
     if errors.is_empty() { Ok(user) } else { Err(errors) }
+}
+
+/// An enabled user who could run none of the commands that it has because it may touch no key: Redis takes such rules, and
+/// so does [`parse_file`], but whoever writes them by hand forgot something. `words` is their number.
+pub fn without_keys(user: &User, words: usize) -> Option<RuleError> {
+    let conflict = user.accesses().find_map(Access::keyless_conflict)?;
+    let in_vain = user.enabled && !user.accesses().any(Access::touches_keys);
+    in_vain.then(|| RuleError {
+        word_index: words,
+        position: None,
+        message: Problem::NoKeys(conflict.name).to_string(),
+        suggestion: Some("~*".to_owned()),
+    })
 }
 
 /// Reads an ACL file: lines `user NAME word word …`, blank lines; no comments and no quotes, as in Redis (`ACLLoadFromFile`).
@@ -165,13 +184,14 @@ impl User {
         if self.nopass {
             words.push("nopass".to_owned());
         }
-        match self.access.sanitize {
+        match self.sanitize {
             Some(true) => words.push("sanitize-payload".to_owned()),
             Some(false) => words.push("skip-sanitize-payload".to_owned()),
             None => {}
         }
         words.extend(self.passwords.iter().map(|digest| format!("#{}", hex(digest))));
         words.push(self.access.to_string());
+        words.extend(self.selectors.iter().map(|selector| format!("({selector})")));
         words.join(" ")
     }
 }
@@ -194,6 +214,7 @@ fn apply(user: &mut User, index: usize, word: &str) -> Result<(), Refusal> {
         user.enabled = true;
         return Ok(());
     }
+    let rest = word.get(1..).unwrap_or_default();
     match word.to_ascii_lowercase().as_str() {
         "" => {}
         "on" => user.enabled = true,
@@ -208,56 +229,110 @@ fn apply(user: &mut User, index: usize, word: &str) -> Result<(), Refusal> {
         }
         "reset" => {
             *user = User::new(std::mem::take(&mut user.name));
-            user.access.sanitize = Some(true);
+            user.sanitize = Some(true);
         }
-        "sanitize-payload" => user.access.sanitize = Some(true),
-        "skip-sanitize-payload" => user.access.sanitize = Some(false),
-        "allkeys" | "~*" => user.access.all_keys = true,
-        "resetkeys" => user.access.all_keys = false,
-        "allchannels" | "&*" => user.access.all_channels = true,
-        "resetchannels" => user.access.all_channels = false,
-        "allcommands" | "+@all" => user.access.set_all(true),
-        "nocommands" | "-@all" => user.access.set_all(false),
-        // There are no selectors and no database rules that these could take away.
-        "clearselectors" | "alldbs" => {}
+        "sanitize-payload" => user.sanitize = Some(true),
+        "skip-sanitize-payload" => user.sanitize = Some(false),
+        "clearselectors" => user.selectors.clear(),
+        _ => match word.as_bytes().first() {
+            Some(b'>') => user.add_password(hash_password(rest.as_bytes())),
+            Some(b'#') => user.add_password(digest_of(rest)?),
+            Some(b'<') => remove_password(user, &hash_password(rest.as_bytes()))?,
+            Some(b'!') => remove_password(user, &digest_of(rest)?)?,
+            _ => apply_to_access(&mut user.access, word)?,
+        },
+    }
+    Ok(())
+}
+
+/// A word between parentheses: commands, keys and channels.
+fn apply_in_selector(selector: &mut Access, word: &str) -> Result<(), Refusal> {
+    if word.is_empty() {
+        return Ok(());
+    }
+    let of_users = Preset::by_name(word).is_some()
+        || USER_WORDS.iter().any(|known| known.eq_ignore_ascii_case(word))
+        || word.starts_with(['>', '<', '#', '!', '(']);
+    if of_users {
+        return Err((Problem::NotInSelector, None));
+    }
+    if word.contains(['"', '\'']) || word.ends_with(')') {
+        return Err((Problem::Quotes, None));
+    }
+    apply_to_access(selector, word)
+}
+
+/// `ACLSetSelector`.
+fn apply_to_access(access: &mut Access, word: &str) -> Result<(), Refusal> {
+    let rest = word.get(1..).unwrap_or_default();
+    match word.to_ascii_lowercase().as_str() {
+        "allkeys" | "~*" => access.set_all_keys(true),
+        "resetkeys" => access.set_all_keys(false),
+        "allchannels" | "&*" => access.set_all_channels(true),
+        "resetchannels" => access.set_all_channels(false),
+        "allcommands" | "+@all" => access.set_all(true),
+        "nocommands" | "-@all" => access.set_all(false),
+        // There are no database rules that this could take away.
+        "alldbs" => {}
         "resetdbs" => return Err((Problem::Database, None)),
         lower if lower.starts_with("db=") => return Err((Problem::Database, None)),
-        _ => return apply_prefixed(user, word),
+        _ => match word.as_bytes().first() {
+            Some(b'+') => command_rule(access, rest, true)?,
+            Some(b'-') => command_rule(access, rest, false)?,
+            Some(b'~') => key_rule(access, rest, true, true)?,
+            Some(b'%') => {
+                let (signs, pattern) = rest.split_once('~').ok_or((Problem::KeyPermission, None))?;
+                let (reads, writes) = match signs.to_ascii_uppercase().as_str() {
+                    "R" => (true, false),
+                    "W" => (false, true),
+                    "RW" | "WR" => (true, true),
+                    _ => return Err((Problem::KeyPermission, None)),
+                };
+                key_rule(access, pattern, reads, writes)?;
+            }
+            Some(b'&') => {
+                if access.all_channels {
+                    return Err((Problem::BehindAllChannels, Some("resetchannels".to_owned())));
+                }
+                check_pattern(rest)?;
+                access.add_channel_pattern(rest);
+            }
+            _ => return Err((Problem::NotARule, suggest(word, KEYWORDS.iter().copied()))),
+        },
     }
     Ok(())
 }
 
-/// Words that begin with a sign of their own.
-fn apply_prefixed(user: &mut User, word: &str) -> Result<(), Refusal> {
-    let mut chars = word.chars();
-    let sign = chars.next();
-    let rest = chars.as_str();
-    match sign {
-        Some('>') => user.add_password(hash_password(rest.as_bytes())),
-        Some('#') => user.add_password(digest_of(rest)?),
-        Some('<') => remove_password(user, &hash_password(rest.as_bytes()))?,
-        Some('!') => remove_password(user, &digest_of(rest)?)?,
-        Some('+') => command_rule(user, rest, true)?,
-        Some('-') => command_rule(user, rest, false)?,
-        Some('~' | '%') => return Err((Problem::KeyPattern, Some("~*".to_owned()))),
-        Some('&') => return Err((Problem::ChannelPattern, Some("&*".to_owned()))),
-        _ => return Err((Problem::NotARule, suggest(word, KEYWORDS.iter().copied()))),
+fn key_rule(access: &mut Access, pattern: &str, reads: bool, writes: bool) -> Result<(), Refusal> {
+    if access.all_keys {
+        return Err((Problem::BehindAllKeys, Some("resetkeys".to_owned())));
+    }
+    check_pattern(pattern)?;
+    access.add_key_pattern(pattern, reads, writes);
+    Ok(())
+}
+
+/// What Redis forbids in a pattern (`ACLStringHasSpaces`).
+fn check_pattern(pattern: &str) -> Result<(), Refusal> {
+    let forbidden = |byte: u8| matches!(byte, b'\t'..=b'\r' | b' ' | 0);
+    if pattern.bytes().any(forbidden) {
+        return Err((Problem::BlankInPattern, None));
     }
     Ok(())
 }
 
-fn command_rule(user: &mut User, name: &str, allow: bool) -> Result<(), Refusal> {
+fn command_rule(access: &mut Access, name: &str, allow: bool) -> Result<(), Refusal> {
     let sign = if allow { '+' } else { '-' };
     if let Some(category) = name.strip_prefix('@') {
         let Some(bits) = Categories::by_name(category) else {
             let near = suggest(category, Categories::all_names()).map(|near| format!("{sign}@{near}"));
             return Err((Problem::UnknownCategory(printable(category)), near));
         };
-        user.access.set_category(bits, category, allow);
+        access.set_category(bits, category, allow);
         return Ok(());
     }
     if let Some(command) = lookup::by_rule_name(name) {
-        user.access.set_command(command, allow);
+        access.set_command(command, allow);
         return Ok(());
     }
     // From here on it is an error; the rest finds the one that Redis would give, or a better one.
@@ -379,13 +454,23 @@ enum Problem {
     ThirdLevel(&'static str),
     #[error("'{0}' has no subcommands, and rules about a first argument are not supported")]
     FirstArgument(&'static str),
-    #[error("key patterns are not supported yet; only '~*' (all keys) is")]
-    KeyPattern,
-    #[error("channel patterns are not supported yet; only '&*' (all channels) and 'resetchannels' are")]
-    ChannelPattern,
-    #[error("selectors (rules in parentheses) are not supported yet")]
-    Selector,
-    #[error("database rules are not supported yet")]
+    #[error("a key pattern is written ~pattern, %R~pattern, %W~pattern or %RW~pattern")]
+    KeyPermission,
+    #[error("a key pattern behind '~*' (all keys) has no effect; 'resetkeys' takes all keys away first")]
+    BehindAllKeys,
+    #[error(
+        "a channel pattern behind '&*' (all channels) has no effect; 'resetchannels' takes all channels away first"
+    )]
+    BehindAllChannels,
+    #[error("a pattern holds no blanks")]
+    BlankInPattern,
+    #[error("the parenthesis is never closed")]
+    OpenSelector,
+    #[error("parentheses hold rules about commands, keys and channels only")]
+    NotInSelector,
+    #[error("quotes, and a parenthesis at the end of a pattern, are not supported inside parentheses")]
+    Quotes,
+    #[error("database rules do not stand among Redis's rules; write `databases` in the [[user]] table")]
     Database,
     #[error(
         "this user may run '{0}' but touch no key, so it could not run it; add '~*' (all keys), or take the commands away that need keys"
@@ -412,6 +497,18 @@ const MOST_ERRORS: usize = 100;
 
 /// What Redis trims from both ends of a line.
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+
+/// Words about users, which selectors do not take.
+const USER_WORDS: &[&str] = &[
+    "on",
+    "off",
+    "nopass",
+    "resetpass",
+    "reset",
+    "sanitize-payload",
+    "skip-sanitize-payload",
+    "clearselectors",
+];
 
 /// Words without a sign, for suggestions.
 const KEYWORDS: &[&str] = &[

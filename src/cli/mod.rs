@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Data goes to standard output, talk to standard error.
 
+mod acl;
 mod certificates;
 mod check;
 mod dev;
@@ -51,6 +52,9 @@ enum Command {
     Run(Running),
     /// Look for every fault in the configuration and the files it names, offline
     Check(Checking),
+    /// Ask the rules: what a user may do, and what Keyward's own user needs on Redis
+    #[command(subcommand)]
+    Acl(Rules),
     /// Try it: throw-away certificates, passwords and Redis, and a proof that it works
     Dev {
         /// End after the proof
@@ -86,6 +90,49 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         host: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Rules {
+    /// Say whether a user may send a request, or which rule refuses which argument; exit 77 if refused
+    Test(Asking),
+    /// Print the ACL SETUSER line that gives Keyward's own Redis user what its users may do, and no more
+    Upstream(Narrowing),
+}
+
+#[derive(Debug, Args)]
+struct Asking {
+    #[command(flatten)]
+    config: Config,
+    /// Only the users of this listener
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// Who asks
+    #[arg(value_name = "USER")]
+    user: String,
+    /// The request, word by word: GET some:key
+    #[arg(
+        value_name = "COMMAND",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    request: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct Narrowing {
+    #[command(flatten)]
+    config: Config,
+    /// Only for this upstream
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+    /// The oldest server that must take the line: redis-7.0, redis-8.2, valkey-8.0
+    #[arg(long, value_name = "SERVER", default_value = "redis-7.0")]
+    server: String,
+    /// With the commands of modules, which must be loaded then
+    #[arg(long)]
+    modules: bool,
 }
 
 /// Where the configuration is.
@@ -159,6 +206,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match line.command {
         Command::Run(running) => run::run(running),
         Command::Check(checking) => check::check(&checking),
+        Command::Acl(Rules::Test(asking)) => acl::test(&asking),
+        Command::Acl(Rules::Upstream(narrowing)) => acl::upstream(&narrowing),
         Command::Dev { once } => dev::dev(once),
         Command::Healthcheck(config) => healthcheck::healthcheck(&config),
         Command::GenPassword { write, force } => gen_password::gen_password(write.as_deref(), force),

@@ -14,7 +14,7 @@ use super::files::{self, Content};
 use super::load::{Checked, MOST_CONNECTIONS, seconds, to_u64, to_usize};
 use super::raw::{Given, RawConfig, Table};
 use super::upstream::certificate_pair;
-use super::user::{acl, default_acl, duplicates, name, name_or};
+use super::user::{acl, default_acl, duplicates, name, name_or, parse_networks};
 use super::{
     Admin, ClientCertificates, ListenAddress, Listener, ListenerTls, LoginMode, Server, TlsVersion, Upstream,
     UpstreamAddress,
@@ -564,22 +564,7 @@ fn networks(context: &mut Context<'_>, table: &Table, address: Option<&ListenAdd
             .help("this listener is a unix socket");
         return None;
     }
-    let mut networks = Vec::new();
-    for item in &items {
-        let network = item
-            .value
-            .parse()
-            .or_else(|_| item.value.parse::<IpAddr>().map(IpNet::from));
-        match network {
-            Ok(network) => networks.push(network),
-            Err(_) => {
-                context
-                    .error(code::ADDRESS, &item.place, "this is not a network")
-                    .help("an address with a prefix length, as in \"10.0.0.0/8\" or \"fd00::/8\"");
-            }
-        }
-    }
-    (networks.len() == items.len()).then_some(networks)
+    parse_networks(context, &items)
 }
 
 /// Addresses that cannot be used twice, and upstreams that are one of us (rule F-42).

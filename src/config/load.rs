@@ -199,6 +199,7 @@ fn build(
     };
     let listeners = listener::check_all(context, &raw.listeners, &shared);
     listener::check_loops(context, raw, &listeners, &upstreams, &admin);
+    user::check_homes(context, &raw.users, &users, &listeners, &upstreams);
     let sound = upstreams.iter().all(|checked| checked.sound)
         && listeners.iter().all(|checked| checked.sound)
         && users.iter().all(|checked| checked.sound)

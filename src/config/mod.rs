@@ -382,6 +382,10 @@ pub struct UserEntry {
     pub password_hashes: Vec<[u8; 32]>,
     /// Rules in Redis's ACL language, or a preset; default `safe`.
     pub acl: AclText,
+    /// Databases that it may use; `None`: every one.
+    pub databases: Option<Vec<u32>>,
+    /// Networks that it may log in from; none: from everywhere.
+    pub sources: Vec<IpNet>,
     /// Connections that may be logged in as this user at once; default: no limit of its own.
     pub max_connections: Option<usize>,
 }

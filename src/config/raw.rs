@@ -388,6 +388,28 @@ fn read_value(
             }
             return Some(Raw::List(list));
         }
+        (Kind::Integers, DeValue::Array(items)) => {
+            let mut list = Vec::new();
+            for item in items.iter() {
+                let place = Place::of(item.span(), key.secret);
+                match item.get_ref() {
+                    DeValue::Integer(number) if number.radix() == 10 => list.push(Given {
+                        value: number.as_str().to_owned(),
+                        place,
+                    }),
+                    other => {
+                        context
+                            .error(
+                                code::WRONG_TYPE,
+                                &place,
+                                format!("`{}` must hold whole numbers", key.name),
+                            )
+                            .label(format!("found {}", article(other)));
+                    }
+                }
+            }
+            return Some(Raw::List(list));
+        }
         (Kind::Table(keys), DeValue::Table(table)) => {
             let title = format!("{title} {}", key.name);
             let place = Place::File(value.span());
@@ -397,13 +419,16 @@ fn read_value(
         (Kind::Boolean, _) => "true or false",
         (Kind::Integer, _) => "an integer",
         (Kind::List, _) => "an array of strings",
+        (Kind::Integers, _) => "an array of whole numbers",
         (Kind::Table(_), _) => "a table",
     };
     let place = Place::of(value.span(), key.secret);
     let help = match (key.kind, value.get_ref()) {
         (Kind::Text, DeValue::Integer(_)) => Some(r#"durations have a unit and quotes, such as "10s""#),
         (Kind::Integer | Kind::Boolean, DeValue::String(_)) => Some("without quotes"),
-        (Kind::List, DeValue::String(_)) => Some("put it in brackets"),
+        (Kind::List, DeValue::String(_)) | (Kind::Integers, DeValue::Integer(_)) => {
+            Some("put it in brackets")
+        }
         _ => None,
     };
     let message = context.error(

@@ -12,6 +12,8 @@ pub enum Kind {
     Boolean,
     /// An array of strings.
     List,
+    /// An array of whole numbers.
+    Integers,
     /// A table (inline or with a header) with these keys.
     Table(&'static [Key]),
 }
@@ -175,6 +177,12 @@ const USER: &[Key] = &[
     secret("password_env", Kind::Text),
     secret("password_hashes", Kind::List),
     text("acl"),
+    Key {
+        name: "databases",
+        kind: Kind::Integers,
+        secret: false,
+    },
+    list("sources"),
     integer("max_connections"),
 ];
 

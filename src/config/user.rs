@@ -1,7 +1,10 @@
 //! `[[user]]` tables, names, ACL texts and the sources of passwords.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
+
+use ipnet::IpNet;
 
 use super::code;
 use super::context::{Context, Place};
@@ -10,7 +13,7 @@ use super::diagnostic::{Location, shown};
 use super::files::{self, Content};
 use super::load::{Checked, MOST_CONNECTIONS, to_usize};
 use super::raw::{Given, Table};
-use super::{AclText, CredentialSource, UserEntry};
+use super::{AclText, CredentialSource, Listener, Upstream, UserEntry};
 
 /// Checks every table.
 pub(super) fn check_all(context: &mut Context<'_>, tables: &[Table]) -> Vec<Checked<UserEntry>> {
@@ -24,6 +27,8 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<UserEntry> {
     let credential = usable(context, table, credential, "clients");
     let password_hashes = hashes(context, table);
     let acl = acl(context, table);
+    let databases = databases(context, table);
+    let sources = sources(context, table);
     let max_connections = context.integer(table, "max_connections", (1, MOST_CONNECTIONS));
     // A digest in the rules is a password too; `nopass` says in words that there is none.
     let in_rules = acl.as_ref().is_some_and(|acl| {
@@ -40,12 +45,19 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<UserEntry> {
             .label("nobody could log in as this user")
             .help("add password_file, password_env or password_hashes (see keyward gen-password, hash-password)");
     }
-    let sound = name.is_some() && credential.is_ok() && password_hashes.is_some() && acl.is_some();
+    let sound = name.is_some()
+        && credential.is_ok()
+        && password_hashes.is_some()
+        && acl.is_some()
+        && databases.is_ok()
+        && sources.is_some();
     let value = UserEntry {
         name: name_or(name, table),
         credential: credential.unwrap_or_default(),
         password_hashes: password_hashes.unwrap_or_default(),
         acl: acl.unwrap_or_else(default_acl),
+        databases: databases.unwrap_or_default(),
+        sources: sources.unwrap_or_default(),
         max_connections: max_connections.map(|given| to_usize(given.value)),
     };
     Checked { value, sound }
@@ -124,6 +136,97 @@ pub(super) fn duplicates(context: &mut Context<'_>, tables: &[Table], what: &str
             None => message.help("names must differ"),
         };
     }
+}
+
+/// Users who may not use the database that their connections begin on.
+pub(super) fn check_homes(
+    context: &mut Context<'_>,
+    tables: &[Table],
+    users: &[Checked<UserEntry>],
+    listeners: &[Checked<Listener>],
+    upstreams: &[Checked<Upstream>],
+) {
+    for (index, (user, table)) in users.iter().zip(tables).enumerate() {
+        let Some(databases) = user.value.databases.as_ref().filter(|_| user.sound) else {
+            continue;
+        };
+        let stranded = listeners
+            .iter()
+            .filter(|listener| listener.sound && listener.value.users.contains(&index))
+            .filter_map(|listener| Some((&listener.value.name, upstreams.get(listener.value.upstream)?)))
+            .find(|(_, upstream)| upstream.sound && !databases.contains(&upstream.value.database));
+        if let Some((listener, upstream)) = stranded {
+            let home = upstream.value.database;
+            let title = table.title.clone();
+            context
+                .error(
+                    code::RANGE,
+                    &table.place_of("databases"),
+                    format!("{title} may not use database {home}, which its connections begin on"),
+                )
+                .label(format!("{home} is missing"))
+                .help(format!(
+                    "it may log in at listener \"{listener}\", whose upstream's url names database {home}"
+                ));
+        }
+    }
+}
+
+/// `databases`. `Err`: reported.
+fn databases(context: &mut Context<'_>, table: &Table) -> Result<Option<Vec<u32>>, ()> {
+    if !table.has("databases") {
+        return Ok(None);
+    }
+    let items = context.list(table, "databases").ok_or(())?;
+    let mut databases = Vec::new();
+    for item in &items {
+        match item.value.parse().ok().filter(|number| *number <= MOST_DATABASE) {
+            Some(number) => databases.push(number),
+            None => {
+                context
+                    .error(code::RANGE, &item.place, "this is not the number of a database")
+                    .label(format!("expected a whole number between 0 and {MOST_DATABASE}"));
+            }
+        }
+    }
+    let words: Vec<&str> = items.iter().map(|item| item.value.as_str()).collect();
+    context.record(table, "databases", words.join(", "), &table.place_of("databases"));
+    if databases.len() == items.len() {
+        Ok(Some(databases))
+    } else {
+        Err(())
+    }
+}
+
+/// `sources`. `None`: reported.
+fn sources(context: &mut Context<'_>, table: &Table) -> Option<Vec<IpNet>> {
+    if !table.has("sources") {
+        return Some(Vec::new());
+    }
+    let items = context.list(table, "sources")?;
+    let words: Vec<&str> = items.iter().map(|item| item.value.as_str()).collect();
+    context.record(table, "sources", words.join(", "), &table.place_of("sources"));
+    parse_networks(context, &items)
+}
+
+/// Networks, or addresses that stand for themselves. `None`: reported.
+pub(super) fn parse_networks(context: &mut Context<'_>, items: &[Given<String>]) -> Option<Vec<IpNet>> {
+    let mut networks = Vec::new();
+    for item in items {
+        let network = item
+            .value
+            .parse()
+            .or_else(|_| item.value.parse::<IpAddr>().map(IpNet::from));
+        match network {
+            Ok(network) => networks.push(network),
+            Err(_) => {
+                context
+                    .error(code::ADDRESS, &item.place, "this is not a network")
+                    .help("an address with a prefix length, as in \"10.0.0.0/8\" or \"fd00::/8\"");
+            }
+        }
+    }
+    (networks.len() == items.len()).then_some(networks)
 }
 
 /// `password_file` or `password_env`. `Err`: reported.
@@ -361,3 +464,6 @@ fn inside_quotes(mut location: Location, raw: &str, text: &str) -> Location {
 }
 
 const DEFAULT_ACL: &str = "safe";
+
+/// Redis's `databases` is an `int`; nobody has more.
+const MOST_DATABASE: u32 = 1_000_000;

@@ -135,6 +135,8 @@ labels! {
         Http = "http",
         /// A reload removed the credential that the session had logged in with.
         CredentialRemoved = "credential_removed",
+        /// A request was refused after its first bytes had reached Redis, and the session's state went with the connection.
+        LateDenial = "late_denial",
         /// A limit was reached when the client logged in, or when its true source became known.
         Rejected = "rejected",
         /// The TLS handshake failed.

@@ -34,6 +34,7 @@
 //! lost: there is no way to find the next request again, and none is tried.
 
 pub mod encode;
+mod feed;
 #[doc(hidden)]
 pub mod fuzz;
 mod inline;
@@ -41,6 +42,7 @@ mod integer;
 mod reply;
 mod request;
 
+pub use feed::{ArgFeed, ArgSink};
 pub use integer::parse_integer;
 pub use reply::{FrameKind, ReplyError, ReplyScan, ReplyScanner};
 pub use request::{Args, ArgsIter, ProtocolError, RequestScanner, Scan};

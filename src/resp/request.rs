@@ -534,6 +534,12 @@ impl<'a> Args<'a> {
         self.rest.len()
     }
 
+    /// The bytes of the request behind its first line, as far as they are in the slice.
+    #[inline]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// The arguments that lie in the slice as a whole.
     #[inline]
     pub fn iter(&self) -> ArgsIter<'a> {

@@ -17,6 +17,8 @@ use crate::net::Peer;
 use crate::tls::{FailureKind, HandshakeFailure, Rejected};
 use crate::upstream::Upstream;
 
+use super::prepare::Networks;
+
 /// What all listeners share.
 pub(super) struct Shared {
     pub(super) limits: Arc<Limits>,
@@ -45,6 +47,7 @@ pub(super) struct Settings {
     pub(super) max_handshakes: usize,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) users: Arc<Users>,
+    pub(super) sources: Arc<Networks>,
     pub(super) upstream: Arc<Upstream>,
     pub(super) drain_timeout: Duration,
     /// Sessions of one user share connections to Redis.

@@ -48,7 +48,7 @@ use prepare::Built;
 use service::Service;
 use workers::{Balance, Workers};
 
-pub use prepare::{Environment, load};
+pub use prepare::{Environment, ListenerUsers, load, load_users};
 
 /// Why the program cannot start (F-43).
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,12 @@
 //! From a configuration to what listeners need: users, certificates, upstreams. Everything is built and checked before
 //! anything is used, so that a start or a reload happens whole or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use crate::acl::User;
 use crate::acl::rule::{self, RuleError};
@@ -25,6 +28,30 @@ pub(super) struct Prepared {
     /// When the first of the revocation lists runs out, in Unix seconds.
     pub(super) crl_next_update: Option<i64>,
     pub(super) users: Arc<Users>,
+    pub(super) sources: Arc<Networks>,
+}
+
+/// Networks that users may log in from, by name; users who are not here may log in from everywhere.
+#[derive(Debug, Default)]
+pub(super) struct Networks(HashMap<String, Vec<IpNet>>);
+
+impl Networks {
+    fn of(config: &Config, listener: &config::Listener) -> Self {
+        let entries = listener.users.iter().filter_map(|index| config.users.get(*index));
+        let limited = entries.filter(|entry| !entry.sources.is_empty());
+        Self(
+            limited
+                .map(|entry| (entry.name.clone(), entry.sources.clone()))
+                .collect(),
+        )
+    }
+
+    /// Whether the user may log in from there; a client of a unix socket comes from no network.
+    pub(super) fn allow(&self, user: &str, address: Option<IpAddr>) -> bool {
+        self.0.get(user).is_none_or(|networks| {
+            address.is_some_and(|address| networks.iter().any(|network| network.contains(&address)))
+        })
+    }
 }
 
 /// Everything that is built from a configuration before anything is used.
@@ -45,6 +72,35 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Diagnostic>> {
         let counters = |_: &str| Arc::new(NoCounters) as Arc<dyn Counters>;
         build(sound, &environment, &counters).err().unwrap_or_default()
     })
+}
+
+/// The users of one listener, for displays.
+#[derive(Debug)]
+pub struct ListenerUsers {
+    /// The listener's name.
+    pub listener: String,
+    /// Position of its upstream in the configuration.
+    pub upstream: usize,
+    /// Who may log in there.
+    pub users: Arc<Users>,
+}
+
+/// Loads the configuration and everything it names, and gives the users of each listener.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_users(sources: &Sources) -> Result<(Config, Vec<ListenerUsers>), Vec<Diagnostic>> {
+    let config = load(sources)?.config;
+    let environment = |name: &str| sources.env.get(name).cloned();
+    let built = build(&config, &environment, &|_| Arc::new(NoCounters))?;
+    let users = config.listeners.iter().zip(built.listeners);
+    let users = users.map(|(listener, prepared)| ListenerUsers {
+        listener: listener.name.clone(),
+        upstream: listener.upstream,
+        users: prepared.users,
+    });
+    let users = users.collect();
+    Ok((config, users))
 }
 
 /// Builds everything that depends on files and rules.
@@ -84,6 +140,7 @@ pub(super) fn build(
             certificates,
             crl_next_update,
             users: Arc::new(Users::new(users)),
+            sources: Arc::new(Networks::of(config, listener)),
         });
     }
     let mut upstreams = Vec::new();
@@ -125,6 +182,7 @@ fn entries(config: &Config, environment: Environment<'_>, faults: &mut Vec<Diagn
             entries.push(None);
             continue;
         };
+        user.databases.clone_from(&entry.databases);
         for digest in &entry.password_hashes {
             user.add_password(*digest);
         }
@@ -220,7 +278,12 @@ fn from_text((who, name): (&str, &str), acl: &AclText, faults: &mut Vec<Diagnost
             .is_some_and(|word| crate::acl::Preset::by_name(word).is_some()),
     );
     words.insert(at, "on");
-    match rule::parse_user_all(name, &words) {
+    let parsed =
+        rule::parse_user_all(name, &words).and_then(|user| match rule::without_keys(&user, words.len()) {
+            Some(error) => Err(vec![error]),
+            None => Ok(user),
+        });
+    match parsed {
         Ok(user) => Some(user),
         Err(errors) => {
             for error in errors {

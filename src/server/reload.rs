@@ -232,6 +232,7 @@ impl Settings {
             max_handshakes: server.max_tls_handshakes,
             tls: prepared.tls,
             users: prepared.users,
+            sources: prepared.sources,
             upstream,
             upstream_metrics,
         })

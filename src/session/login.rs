@@ -2,10 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::auth::{AuthFailure, Identity};
 use crate::resp::{Args, encode};
 
-use super::refusal::TOO_LONG;
+use super::client::ReplyMode;
+use super::refusal::{self, TOO_LONG};
 use super::state::Effect;
+use super::{Action, Closing, Expect, Note, Request, Session};
 
 /// Credentials that a client offers.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +30,132 @@ pub struct Hello<'a> {
     pub name: Option<&'a [u8]>,
 }
 
+impl Session {
+    pub(super) fn auth<'a>(
+        &mut self,
+        args: Args<'a>,
+        out: &mut BytesMut,
+        note: &mut Option<Note>,
+    ) -> Action<'a> {
+        if self.may_be_unsubscribing() {
+            return Action::Wait;
+        }
+        if let Some(refusal) = self.no_login_now("auth") {
+            return self.refuse(&refusal, out);
+        }
+        match read_auth(&args) {
+            Ok(login) => Action::Login(login),
+            Err(text) => {
+                *note = Some(Note::Malformed);
+                self.refuse(text, out)
+            }
+        }
+    }
+
+    pub(super) fn hello<'a>(
+        &mut self,
+        request: Request<'a>,
+        out: &mut BytesMut,
+        note: &mut Option<Note>,
+    ) -> Action<'a> {
+        if self.may_be_unsubscribing() {
+            return Action::Wait;
+        }
+        if let Some(refusal) = self.no_login_now("hello") {
+            return self.refuse(&refusal, out);
+        }
+        match read_hello(&request.args, request.whole) {
+            Ok((_, Some(login))) => Action::Login(login),
+            Ok((hello, None)) if self.identity.is_some() => self.greet(&hello),
+            Ok(_) => {
+                if !std::mem::replace(&mut self.no_credentials_noted, true) {
+                    *note = Some(Note::NoCredentials);
+                }
+                self.refuse(refusal::HELLO_NOAUTH, out)
+            }
+            Err(text) => {
+                if self.identity.is_none() {
+                    *note = Some(Note::Malformed);
+                }
+                self.refuse(&text, out)
+            }
+        }
+    }
+
+    /// Whether a subscriber may be none any more when all is answered.
+    fn may_be_unsubscribing(&self) -> bool {
+        self.state.subscribed() && !self.pending.is_empty()
+    }
+
+    /// Where AUTH and HELLO are errors although the client may be known: inside MULTI (S-4), for a RESP2 subscriber
+    /// (S-10), without replies, and beside a monitor.
+    fn no_login_now(&self, name: &str) -> Option<String> {
+        if self.state.multi {
+            Some(format!(
+                "ERR keyward: {} is not allowed inside MULTI",
+                name.to_ascii_uppercase()
+            ))
+        } else if self.reply_mode != ReplyMode::On {
+            Some(format!(
+                "ERR keyward: {} is not allowed while replies are off",
+                name.to_ascii_uppercase()
+            ))
+        } else if self.state.monitor {
+            Some(refusal::MONITORING.to_owned())
+        } else if self.state.subscribed() && !self.state.resp3() {
+            Some(refusal::subscribed(name))
+        } else {
+            None
+        }
+    }
+
+    /// HELLO of a client that is logged in: goes upstream without its AUTH clause, and without a name if the connection
+    /// is going to serve others.
+    fn greet(&self, hello: &Hello<'_>) -> Action<'static> {
+        Action::Substitute {
+            request: hello.request(!self.rules.sharing),
+            expect: Expect::Reply(hello.effect()),
+        }
+    }
+
+    /// The credentials were right.
+    pub fn logged_in(
+        &mut self,
+        identity: Identity,
+        hello: Option<&Hello<'_>>,
+        out: &mut BytesMut,
+    ) -> Action<'static> {
+        if !identity.user.may_use_database(self.state.db()) {
+            // The connection works on another user's database, and a login does not change that.
+            self.dismiss(refusal::DATABASE, Closing::Rejected, out);
+            return Action::Answered;
+        }
+        self.identity = Some(identity);
+        // Whoever is known is no stranger: after a RESET the count begins anew.
+        self.commands = 0;
+        match hello {
+            Some(hello) => self.greet(hello),
+            None => {
+                self.pending.answer(b"+OK\r\n", out);
+                Action::Answered
+            }
+        }
+    }
+
+    /// The credentials were wrong; the connection stays what it was (S-9) unless this was one too many.
+    pub fn login_refused(&mut self, failure: &AuthFailure, out: &mut BytesMut) {
+        let mut reply = BytesMut::new();
+        encode::error(&mut reply, failure.reply());
+        self.pending.answer(&reply, out);
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= self.rules.max_failures {
+            self.closing = Some(Closing::Guessing);
+        }
+    }
+}
+
 /// AUTH [user] password, or the error that Redis answers.
-pub(super) fn auth<'a>(args: &Args<'a>) -> Result<Login<'a>, &'static str> {
+fn read_auth<'a>(args: &Args<'a>) -> Result<Login<'a>, &'static str> {
     let (user, password) = match args.announced() {
         2 => (Some(DEFAULT_USER), args.get(1)),
         3 => (args.get(1), args.get(2)),
@@ -46,7 +173,7 @@ pub(super) fn auth<'a>(args: &Args<'a>) -> Result<Login<'a>, &'static str> {
 }
 
 /// HELLO [version [AUTH user password] [SETNAME name]], whole and checked before anything is done (S-7).
-pub(super) fn hello<'a>(args: &Args<'a>, whole: bool) -> Result<(Hello<'a>, Option<Login<'a>>), String> {
+fn read_hello<'a>(args: &Args<'a>, whole: bool) -> Result<(Hello<'a>, Option<Login<'a>>), String> {
     if !whole {
         return Err(TOO_LONG.to_owned());
     }

@@ -13,6 +13,10 @@
 //!
 //! Decisions are taken in Redis's order: known command and arity, then authentication, then the ACL.
 
+mod client;
+mod frames;
+mod late;
+mod listening;
 mod login;
 mod pending;
 mod refusal;
@@ -20,16 +24,19 @@ mod state;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::acl::{self, Class, Command, Resolved, Role};
-use crate::auth::{AuthFailure, Identity};
-use crate::resp::{Args, FrameKind, encode};
+use crate::acl::{self, Class, Command, Decision, LateCheck, Resolved, Role};
+use crate::auth::Identity;
+use crate::resp::{Args, encode};
 
+pub use frames::Fate;
 pub use login::{DEFAULT_USER, Hello, Login};
 pub use pending::{Expect, Stamp};
 pub use refusal::{Note, Surprise};
 pub use state::{Effect, PinReason};
 
-use pending::{Kind, Pending};
+use client::ReplyMode;
+use frames::Current;
+use pending::Pending;
 use refusal::printable;
 use state::State;
 
@@ -72,6 +79,8 @@ pub enum Action<'a> {
     Login(Login<'a>),
     /// Keep it and ask again when nothing is outstanding.
     Wait,
+    /// Keep it and ask again when it is here as a whole, or as much of it as can be held.
+    Hold,
     /// Drop it and the lane: the client starts anew (the session has forgotten its login already).
     Reset,
     /// Answer nothing more and close.
@@ -91,6 +100,8 @@ pub enum Closing {
     Rejected,
     /// What the client sent is not RESP.
     Malformed,
+    /// A request was refused after its first bytes, and state that could not be had again went with its lane.
+    LateDenial,
 }
 
 /// Which kind of lane a request travels on. Everything outstanding is on one kind: a request for the other waits
@@ -101,15 +112,6 @@ pub enum Route {
     Shared,
     /// On a connection of the session's own.
     Own,
-}
-
-/// What becomes of the frame that begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// Its bytes go to the client.
-    Deliver,
-    /// Its bytes are dropped.
-    Drop,
 }
 
 /// Limits of a session.
@@ -145,35 +147,12 @@ pub struct Session {
     /// The frame that is passing.
     current: Current,
     closing: Option<Closing>,
+    /// More of a request was asked for.
+    holding: bool,
+    /// Judges the request that is passing.
+    late: Option<Box<LateCheck>>,
     /// Where everything outstanding travels.
     route: Route,
-}
-
-/// CLIENT REPLY.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReplyMode {
-    On,
-    Off,
-    /// Nothing for the next command.
-    Skip,
-}
-
-/// What the frame that is passing belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Current {
-    None,
-    /// A push or a pub/sub message.
-    Async,
-    /// A confirmation that nobody asked for (a shard that moved, say).
-    Unasked(acl::SubKind),
-    /// The front of the queue; `applies`: a success whose effect counts.
-    Reply {
-        applies: bool,
-    },
-    /// A confirmation at the front of the queue.
-    Confirmation(acl::SubKind),
-    /// An error that ends all confirmations of the front.
-    NoConfirmation,
 }
 
 impl Session {
@@ -191,6 +170,8 @@ impl Session {
             reply_mode: ReplyMode::On,
             current: Current::None,
             closing: None,
+            holding: false,
+            late: None,
             route: Route::Own,
         }
     }
@@ -202,7 +183,8 @@ impl Session {
 
     /// Puts the same user's new rules in force after a reload.
     ///
-    /// `false`: they do not let the client listen to what it listens to, and it has to go, as in Redis.
+    /// `false`: they do not let the client listen to what it listens to, or use the database that it uses, and it has
+    /// to go, as in Redis.
     #[must_use]
     pub fn refresh_identity(&mut self, identity: Identity) -> bool {
         if self.state.multi
@@ -213,14 +195,13 @@ impl Session {
         {
             self.state.stale = true;
         }
-        let may_listen = self.state.listens_with().all(|name| {
-            matches!(acl::resolve(name, None), Resolved::Command(command) if identity.user.may_run(command))
-        });
+        let may_stay =
+            self.state.may_listen(&identity.user) && identity.user.may_use_database(self.state.db());
         if self.open.is_some() {
             self.open = Some(identity.clone());
         }
         self.identity = Some(identity);
-        may_listen
+        may_stay
     }
 
     /// Whether every request has been answered, and no message has passed in part only.
@@ -326,14 +307,19 @@ impl Session {
             };
             return self.refuse(text, out);
         };
-        match identity.user.check(command, args, request.whole) {
-            Ok(_permit) => self.permitted(command, request, out),
-            Err(_) if !right_arity => self.refuse(&refusal::arity(command.name), out),
-            Err(denied) => {
-                let reply = denied.reply(&identity.user.name);
-                *note = Some(Note::Denied(denied));
-                self.refuse(&reply, out)
+        let decision = match identity.user.decide(command, args, request.whole) {
+            Decision::Permitted(permit) => Ok(permit),
+            Decision::Denied(denied) => Err(denied),
+            Decision::Open if right_arity && !request.whole => {
+                return self.undecided(command, request, out, note);
             }
+            Decision::Open => identity.user.check(command, args, request.whole),
+        };
+        self.holding = false;
+        match decision {
+            Ok(_permit) => self.permitted(command, request, out),
+            Err(denied) if right_arity => self.deny(denied, out, note),
+            Err(_) => self.refuse(&refusal::arity(command.name), out),
         }
     }
 
@@ -409,6 +395,8 @@ impl Session {
             // Without a channel this is an arity error of Redis: one reply.
             Role::Subscribe(_) if args.announced() < 2 => {}
             Role::Subscribe(kind) => {
+                let listening = self.state.listening.get_or_insert_default();
+                listening.add(kind, &args, request.whole);
                 let count = Some(args.announced().saturating_sub(1));
                 expect = Expect::Confirmations {
                     kind,
@@ -417,6 +405,9 @@ impl Session {
                 };
             }
             Role::Unsubscribe(kind) => {
+                if let Some(listening) = &mut self.state.listening {
+                    listening.remove(kind, &args);
+                }
                 let count = args.announced().checked_sub(1).filter(|count| *count > 0);
                 expect = Expect::Confirmations {
                     kind,
@@ -538,44 +529,6 @@ impl Session {
         (self.state.db(), self.state.resp3())
     }
 
-    /// CLIENT SETNAME, SETINFO and GETNAME, which would be about a connection that is not the session's: answered here,
-    /// as Redis would, where lanes are shared.
-    fn client_names(
-        &mut self,
-        command: &Command,
-        args: Args<'_>,
-        out: &mut BytesMut,
-    ) -> Option<Action<'static>> {
-        if self.state.multi
-            || self.reply_mode != ReplyMode::On
-            || !right_arity(command.arity, args.announced())
-        {
-            return None;
-        }
-        let answer = match command.role {
-            Role::ClientSetName => self.state.set_name_checked(args.get(2)?),
-            Role::ClientSetInfo => self.state.set_info_checked(args.get(2)?, args.get(3)?),
-            Role::ClientGetName => Ok(()),
-            _ => return None,
-        };
-        match answer {
-            Ok(()) if command.role == Role::ClientGetName => {
-                let mut reply = BytesMut::new();
-                match self.state.name() {
-                    Some(name) => encode::bulk(&mut reply, name),
-                    None => encode::null(&mut reply, self.state.resp3()),
-                }
-                self.pending.answer(&reply, out);
-                Some(Action::Answered)
-            }
-            Ok(()) => {
-                self.pending.answer(b"+OK\r\n", out);
-                Some(Action::Answered)
-            }
-            Err(text) => Some(self.refuse(text, out)),
-        }
-    }
-
     /// Whether the next request for a lane of the session's own must wait for replies from a shared one.
     fn must_cross(&mut self) -> bool {
         let crossing = self.rules.sharing && !self.pending.is_empty();
@@ -615,157 +568,6 @@ impl Session {
         Action::Substitute {
             request: requests.freeze(),
             expect: Expect::Fenced,
-        }
-    }
-
-    /// CLIENT REPLY ON | OFF | SKIP where an ACL allows it (S-12).
-    fn client_reply(&mut self, command: &'static Command, args: Args<'_>) -> Action<'static> {
-        self.state.stick(PinReason::NoReplies);
-        let was = self.reply_mode;
-        let word = args.get(2).filter(|_| args.announced() == 3).unwrap_or_default();
-        // Redis compares option words as C strings: `OFF` is one too when a NUL and more follows it.
-        let word = word.split(|byte| *byte == 0).next().unwrap_or_default();
-        if word.eq_ignore_ascii_case(b"on") {
-            self.reply_mode = ReplyMode::On;
-            return Action::Forward {
-                command,
-                route: Route::Own,
-                expect: Expect::Reply(Effect::None),
-            };
-        }
-        if word.eq_ignore_ascii_case(b"off") {
-            self.reply_mode = ReplyMode::Off;
-        } else if word.eq_ignore_ascii_case(b"skip") {
-            if was != ReplyMode::Off {
-                self.reply_mode = ReplyMode::Skip;
-            }
-        } else {
-            // A syntax error of Redis: one reply, unless replies are off or this is the one to skip.
-            let expect = if was == ReplyMode::On {
-                Expect::Reply(Effect::None)
-            } else {
-                Expect::Nothing
-            };
-            if was == ReplyMode::Skip {
-                self.reply_mode = ReplyMode::On;
-            }
-            return Action::Forward {
-                command,
-                route: Route::Own,
-                expect,
-            };
-        }
-        Action::Forward {
-            command,
-            route: Route::Own,
-            expect: Expect::Nothing,
-        }
-    }
-
-    fn auth<'a>(&mut self, args: Args<'a>, out: &mut BytesMut, note: &mut Option<Note>) -> Action<'a> {
-        if self.may_be_unsubscribing() {
-            return Action::Wait;
-        }
-        if let Some(refusal) = self.no_login_now("auth") {
-            return self.refuse(&refusal, out);
-        }
-        match login::auth(&args) {
-            Ok(login) => Action::Login(login),
-            Err(text) => {
-                *note = Some(Note::Malformed);
-                self.refuse(text, out)
-            }
-        }
-    }
-
-    fn hello<'a>(&mut self, request: Request<'a>, out: &mut BytesMut, note: &mut Option<Note>) -> Action<'a> {
-        if self.may_be_unsubscribing() {
-            return Action::Wait;
-        }
-        if let Some(refusal) = self.no_login_now("hello") {
-            return self.refuse(&refusal, out);
-        }
-        match login::hello(&request.args, request.whole) {
-            Ok((_, Some(login))) => Action::Login(login),
-            Ok((hello, None)) if self.identity.is_some() => self.greet(&hello),
-            Ok(_) => {
-                if !std::mem::replace(&mut self.no_credentials_noted, true) {
-                    *note = Some(Note::NoCredentials);
-                }
-                self.refuse(refusal::HELLO_NOAUTH, out)
-            }
-            Err(text) => {
-                if self.identity.is_none() {
-                    *note = Some(Note::Malformed);
-                }
-                self.refuse(&text, out)
-            }
-        }
-    }
-
-    /// Whether a subscriber may be none any more when all is answered.
-    fn may_be_unsubscribing(&self) -> bool {
-        self.state.subscribed() && !self.pending.is_empty()
-    }
-
-    /// Where AUTH and HELLO are errors although the client may be known: inside MULTI (S-4), for a RESP2 subscriber
-    /// (S-10), without replies, and beside a monitor.
-    fn no_login_now(&self, name: &str) -> Option<String> {
-        if self.state.multi {
-            Some(format!(
-                "ERR keyward: {} is not allowed inside MULTI",
-                name.to_ascii_uppercase()
-            ))
-        } else if self.reply_mode != ReplyMode::On {
-            Some(format!(
-                "ERR keyward: {} is not allowed while replies are off",
-                name.to_ascii_uppercase()
-            ))
-        } else if self.state.monitor {
-            Some(refusal::MONITORING.to_owned())
-        } else if self.state.subscribed() && !self.state.resp3() {
-            Some(refusal::subscribed(name))
-        } else {
-            None
-        }
-    }
-
-    /// HELLO of a client that is logged in: goes upstream without its AUTH clause, and without a name if the connection
-    /// is going to serve others.
-    fn greet(&self, hello: &Hello<'_>) -> Action<'static> {
-        Action::Substitute {
-            request: hello.request(!self.rules.sharing),
-            expect: Expect::Reply(hello.effect()),
-        }
-    }
-
-    /// The credentials were right.
-    pub fn logged_in(
-        &mut self,
-        identity: Identity,
-        hello: Option<&Hello<'_>>,
-        out: &mut BytesMut,
-    ) -> Action<'static> {
-        self.identity = Some(identity);
-        // Whoever is known is no stranger: after a RESET the count begins anew.
-        self.commands = 0;
-        match hello {
-            Some(hello) => self.greet(hello),
-            None => {
-                self.pending.answer(b"+OK\r\n", out);
-                Action::Answered
-            }
-        }
-    }
-
-    /// The credentials were wrong; the connection stays what it was (S-9) unless this was one too many.
-    pub fn login_refused(&mut self, failure: &AuthFailure, out: &mut BytesMut) {
-        let mut reply = BytesMut::new();
-        encode::error(&mut reply, failure.reply());
-        self.pending.answer(&reply, out);
-        self.failures = self.failures.saturating_add(1);
-        if self.failures >= self.rules.max_failures {
-            self.closing = Some(Closing::Guessing);
         }
     }
 
@@ -883,134 +685,6 @@ impl Session {
             encode::error(out, text);
         }
     }
-
-    /// A frame from upstream begins: `word` is its error code, first word or first element.
-    ///
-    /// # Errors
-    /// A [`Surprise`] ends the session and its lane: nobody could say whose reply this is (rule 9).
-    pub fn frame_begins(&mut self, kind: FrameKind, word: &[u8]) -> Result<Fate, Surprise> {
-        let subscriber = self.state.subscribed() && !self.state.resp3();
-        let confirmation = confirmation_kind(word);
-        if kind == FrameKind::Push || (kind == FrameKind::Array && subscriber && is_message(word)) {
-            self.current = match (confirmation, self.pending.front()) {
-                (
-                    Some((kind, unsubscribe)),
-                    Some(Kind::Confirmations {
-                        kind: k,
-                        unsubscribe: u,
-                        ..
-                    }),
-                ) if *k == kind && *u == unsubscribe => Current::Confirmation(kind),
-                (Some((kind, _)), _) => self.passes(Current::Unasked(kind)),
-                (None, _) => self.passes(Current::Async),
-            };
-            return Ok(Fate::Deliver);
-        }
-        if kind == FrameKind::Error && word == b"NOAUTH" {
-            return Err(Surprise::SessionLost);
-        }
-        let applies = !kind.is_error() && word != b"QUEUED";
-        let Some(front) = self.pending.front() else {
-            if self.state.monitor && kind == FrameKind::Simple {
-                self.current = self.passes(Current::Async);
-                return Ok(Fate::Deliver);
-            }
-            if let (Some((kind, _)), true, FrameKind::Array) = (confirmation, subscriber, kind) {
-                self.current = self.passes(Current::Unasked(kind));
-                return Ok(Fate::Deliver);
-            }
-            return Err(Surprise::UnaskedReply);
-        };
-        match front {
-            Kind::Reply(Effect::EndsTransaction) if kind.is_error() && word != b"EXECABORT" => {
-                // Redis may still be inside MULTI or watching (its own ACL refused MULTI or DISCARD, say).
-                self.state.stick(PinReason::Transaction);
-                self.current = Current::Reply { applies };
-                Ok(Fate::Deliver)
-            }
-            Kind::Plain(_) | Kind::Reply(_) => {
-                self.current = Current::Reply { applies };
-                Ok(Fate::Deliver)
-            }
-            Kind::Replace(_) => {
-                self.current = Current::Reply { applies: false };
-                Ok(Fate::Drop)
-            }
-            Kind::Swallow(effect) => {
-                if !applies && *effect != Effect::None {
-                    return Err(Surprise::ReplayRefused);
-                }
-                self.current = Current::Reply { applies };
-                Ok(Fate::Drop)
-            }
-            Kind::Confirmations {
-                kind: expected,
-                unsubscribe,
-                ..
-            } => match confirmation {
-                Some((found, u)) if kind == FrameKind::Array && found == *expected && u == *unsubscribe => {
-                    self.current = Current::Confirmation(found);
-                    Ok(Fate::Deliver)
-                }
-                _ if kind.is_error() => {
-                    self.current = Current::NoConfirmation;
-                    Ok(Fate::Deliver)
-                }
-                _ => Err(Surprise::WrongReply),
-            },
-            // Answers of ours never stay at the front.
-            Kind::Local(_) => Err(Surprise::UnaskedReply),
-        }
-    }
-
-    /// A frame that settles nothing passes: answers of ours wait for its end.
-    fn passes(&mut self, current: Current) -> Current {
-        self.pending.set_passing(true);
-        current
-    }
-
-    /// The frame has passed whole; answers of ours that it held up go to `out`. Returns the stamp of the request that it
-    /// settled. `last_integer` is the count in a confirmation.
-    pub fn frame_ends(&mut self, last_integer: Option<i64>, out: &mut BytesMut) -> Option<Stamp> {
-        self.pending.set_passing(false);
-        let stamp = match std::mem::replace(&mut self.current, Current::None) {
-            Current::None | Current::Async => None,
-            Current::Unasked(kind) => {
-                self.state.confirmed(kind, last_integer.unwrap_or(0));
-                None
-            }
-            Current::Reply { applies } => self.pending.settle().map(|settled| {
-                if let Some(instead) = settled.instead {
-                    out.extend_from_slice(&instead);
-                } else if applies {
-                    self.state.apply(settled.effect);
-                } else if settled.effect == Effect::Monitor {
-                    self.state.monitor = false;
-                }
-                settled.stamp
-            }),
-            Current::NoConfirmation => self.pending.settle().map(|settled| settled.stamp),
-            Current::Confirmation(kind) => {
-                let before = self.state.subscriptions(kind);
-                self.state.confirmed(kind, last_integer.unwrap_or(0));
-                match self.pending.front() {
-                    Some(Kind::Confirmations { left, .. }) => {
-                        let remaining = left.unwrap_or_else(|| before.max(1)).saturating_sub(1);
-                        *left = Some(remaining);
-                        if remaining > 0 {
-                            None
-                        } else {
-                            self.pending.settle().map(|settled| settled.stamp)
-                        }
-                    }
-                    _ => None,
-                }
-            }
-        };
-        self.pending.release(out);
-        self.pending.shrink();
-        stamp
-    }
 }
 
 /// Whether two users may do the same, whatever their passwords are.
@@ -1030,24 +704,6 @@ fn right_arity(arity: i32, announced: u32) -> bool {
     } else {
         announced == arity.unsigned_abs()
     }
-}
-
-/// `subscribe` and its kin as the first element of a confirmation; the flag says unsubscribe.
-fn confirmation_kind(word: &[u8]) -> Option<(acl::SubKind, bool)> {
-    Some(match word {
-        b"subscribe" => (acl::SubKind::Channel, false),
-        b"unsubscribe" => (acl::SubKind::Channel, true),
-        b"psubscribe" => (acl::SubKind::Pattern, false),
-        b"punsubscribe" => (acl::SubKind::Pattern, true),
-        b"ssubscribe" => (acl::SubKind::Shard, false),
-        b"sunsubscribe" => (acl::SubKind::Shard, true),
-        _ => return None,
-    })
-}
-
-/// Messages that a RESP2 subscriber receives unasked.
-fn is_message(word: &[u8]) -> bool {
-    matches!(word, b"message" | b"pmessage" | b"smessage")
 }
 
 /// Longest client name or SETINFO value that is remembered for a replay; longer ones pass and are not replayed.

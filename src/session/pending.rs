@@ -182,6 +182,11 @@ impl Pending {
         self.entries.push_back(Entry { stamp, kind });
     }
 
+    /// Forgets every place: their lane was closed.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// What the next reply from upstream settles.
     pub(super) fn front(&mut self) -> Option<&mut Kind> {
         self.entries.front_mut().map(|entry| &mut entry.kind)

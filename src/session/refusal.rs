@@ -109,6 +109,8 @@ pub(super) const EXEC_NOAUTH: &str =
 pub(super) const PROXY_HEADER: &str =
     "ERR Protocol error: a PROXY header from an address that is not in proxy_protocol_from";
 pub(super) const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+pub(super) const DATABASE: &str =
+    "NOPERM keyward: this user may not use the database of this connection; log in on a new one";
 pub(super) const MONITORING: &str = "ERR keyward: only RESET and QUIT can be used while MONITOR runs";
 pub(super) const MONITOR_IN_MULTI: &str = "ERR keyward: MONITOR is not allowed inside MULTI";
 pub(super) const SUBSCRIBE_IN_MULTI: &str = "ERR keyward: commands of the SUBSCRIBE family are not allowed inside MULTI (their replies could not be counted)";

@@ -2,8 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::acl::SubKind;
+use crate::acl::{self, Resolved, SubKind, User};
 use crate::resp::encode;
+
+use super::listening::Listening;
 
 /// What a successful reply changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +117,8 @@ pub(super) struct State {
     pub(super) spent: bool,
     /// MONITOR was forwarded.
     pub(super) monitor: bool,
+    /// Names of what it may be subscribed to; most sessions never are.
+    pub(super) listening: Option<Box<Listening>>,
     /// Subscriptions as the last confirmations told.
     channels: i64,
     patterns: i64,
@@ -192,16 +196,31 @@ impl State {
         self.channels > 0 || self.patterns > 0 || self.shards > 0
     }
 
-    /// The commands that the client has begun to listen with.
-    pub(super) fn listens_with(&self) -> impl Iterator<Item = &'static [u8]> {
-        [
-            (self.channels > 0, b"subscribe" as &[u8]),
-            (self.patterns > 0, b"psubscribe"),
-            (self.shards > 0, b"ssubscribe"),
-            (self.monitor, b"monitor"),
-        ]
-        .into_iter()
-        .filter_map(|(listens, name)| listens.then_some(name))
+    /// Whether these rules let the client go on listening to what it listens to.
+    pub(super) fn may_listen(&self, user: &User) -> bool {
+        let command = |name| match acl::resolve(name, None) {
+            Resolved::Command(command) => Some(command),
+            Resolved::Container(_) | Resolved::Unknown => None,
+        };
+        if self.monitor && !command(b"monitor").is_some_and(|monitor| user.may_run(monitor)) {
+            return false;
+        }
+        let kinds = [
+            (SubKind::Channel, b"subscribe" as &[u8]),
+            (SubKind::Pattern, b"psubscribe"),
+            (SubKind::Shard, b"ssubscribe"),
+        ];
+        kinds.into_iter().all(|(kind, name)| {
+            let Some(command) = command(name) else {
+                return false;
+            };
+            let pattern = kind == SubKind::Pattern;
+            self.subscriptions(kind) == 0
+                || user.may_listen_to_all(command)
+                || (self.listening.as_ref())
+                    .and_then(|listening| listening.names(kind))
+                    .is_some_and(|mut names| names.all(|name| user.may_listen(command, name, pattern)))
+        })
     }
 
     /// Whether the connection speaks RESP3.

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::*;
 use crate::acl::rule;
 use crate::auth::Users;
-use crate::resp::{ReplyScan, ReplyScanner, RequestLimits, RequestScanner, Scan};
+use crate::resp::{FrameKind, ReplyScan, ReplyScanner, RequestLimits, RequestScanner, Scan};
 
 /// A session with both scanners, and what it wrote to either side.
 struct Talk {
@@ -27,6 +27,7 @@ enum Last {
     Substituted,
     Answered,
     Wait,
+    Hold,
     Reset,
     Closed(Closing),
 }
@@ -108,6 +109,7 @@ impl Talk {
                 }
             },
             Action::Wait => Last::Wait,
+            Action::Hold => Last::Hold,
             Action::Reset => Last::Reset,
             Action::Close(closing) => Last::Closed(closing),
         }
@@ -575,3 +577,5 @@ fn after_a_reload_the_same_client_has_the_new_rules() {
     let gone = Users::new(vec![]);
     assert!(gone.refresh(talk.session.identity().unwrap()).is_none());
 }
+
+mod late;

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::support::APP_PASSWORD;
 use super::support::Authority;
 use super::support::Keyward;
+use super::support::REDIS_PASSWORD;
 use super::support::Redis;
 use super::support::SECRETS;
 use super::support::Setup;
@@ -26,6 +27,7 @@ fn exit_codes_are_as_documented() {
     for word in [
         "run",
         "check",
+        "acl",
         "dev",
         "healthcheck",
         "gen-password",
@@ -404,5 +406,176 @@ fn completions_and_the_manual_know_every_subcommand() {
             "{command}\n{manual}"
         );
         assert!(shells.iter().all(|script| script.contains(command)), "{command}");
+    }
+}
+
+#[test]
+fn the_rules_can_be_asked() {
+    let redis = Redis::start();
+    let setup = Setup::new(&redis).user(
+        "tenant",
+        APP_PASSWORD,
+        "acl = \"+@all -@dangerous ~own:* (%R~shared:* +get)\"\ndatabases = [0]",
+    );
+    let file = setup.write("keyward.toml", &setup.text());
+    let file = file.to_str().unwrap();
+    let ask = |request: &[&str]| {
+        let mut args = vec!["acl", "test", "--config", file];
+        args.extend(request);
+        command_line(&args, &[], "")
+    };
+    for allowed in [
+        &["tenant", "SET", "own:1", "-1"][..],
+        &["tenant", "get", "shared:1"],
+        &["app", "EVAL", "return 1", "0"],
+    ] {
+        let (code, out, err) = ask(allowed);
+        assert_eq!((code, out.trim()), (0, "allowed"), "{allowed:?}: {err}");
+    }
+    for (refused, parts) in [
+        (
+            &["tenant", "MSET", "own:1", "a", "other", "b"][..],
+            &[
+                "refused: ",
+                "argument 3, 'other'",
+                "write",
+                "~own:*",
+                "selector 1",
+            ][..],
+        ),
+        (&["tenant", "KEYS", "*"], &["'keys'", "-@dangerous"]),
+        (&["tenant", "SELECT", "1"], &["argument 1, '1'", "databases"]),
+        (&["app", "FLUSHALL"], &["preset 'safe'", "destroys"]),
+        (&["app", "GET"], &["number of arguments"]),
+        (&["app", "NOSUCH"], &["no such command"]),
+        (&["app", "CONFIG", "NOSUCH"], &["no such subcommand"]),
+    ] {
+        let (code, out, err) = ask(refused);
+        assert_eq!(code, 77, "{refused:?}: {out}{err}");
+        for part in parts {
+            assert!(out.contains(part), "{refused:?}: {part} is missing in: {out}");
+        }
+    }
+    let (code, _, err) = ask(&["nobody", "GET", "k"]);
+    assert_eq!(code, 64);
+    assert!(err.contains("'nobody'") && err.contains("tenant"), "{err}");
+    assert_eq!(ask(&["tenant"]).0, 64, "a command is missing");
+    let (code, out, _) = command_line(&["acl", "--help"], &[], "");
+    assert!(
+        code == 0 && out.contains("test") && out.contains("upstream"),
+        "{out}"
+    );
+}
+
+#[test]
+fn the_printed_line_makes_redis_refuse_what_no_user_may_do() {
+    let redis = Redis::start();
+    let setup = Setup::new(&redis)
+        .without_user("root")
+        .without_user("default")
+        .user(
+            "app",
+            APP_PASSWORD,
+            "acl = \"safe resetkeys ~own:* resetchannels &own:*\"",
+        )
+        .user("reader", APP_PASSWORD, "acl = \"%R~shared:* +get +select\"")
+        .upstream("username = \"keyward\"");
+    let file = setup.write("keyward.toml", &setup.text());
+    let args = ["acl", "upstream", "--config", file.to_str().unwrap()];
+    let (code, line, err) = command_line(&args, &[], "");
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+    assert!(line.starts_with("ACL SETUSER keyward on "), "{line}");
+    for secret in SECRETS {
+        assert!(!line.contains(secret) && !err.contains(secret), "{secret}");
+    }
+    let mut admin = redis.client();
+    let create = format!("ACL SETUSER keyward >{REDIS_PASSWORD}");
+    assert_eq!(admin.call(&create), "+OK");
+    assert_eq!(admin.call(line.trim()), "+OK");
+    // Keyward itself works with it, and so do its users.
+    let keyward = setup.start();
+    let mut app = keyward.app();
+    assert_eq!(app.call("SET own:1 a"), "+OK");
+    assert_eq!(app.call("CLIENT SETNAME me"), "+OK");
+    assert_eq!(app.call("MULTI"), "+OK");
+    assert_eq!(app.call("INCR own:2"), "+QUEUED");
+    assert_eq!(app.call("EXEC"), "*[:1]");
+    assert!(app.call("SUBSCRIBE own:1").starts_with('*'));
+    // What the proxy cannot see, Redis refuses now.
+    let mut app = keyward.app();
+    for script in ["FLUSHALL", "KEYS','*", "SET','other','1", "SET','shared:1','1"] {
+        let script = format!("return redis.call('{script}')");
+        let reply = app.call_args(&["EVAL", &script, "0"]);
+        assert!(reply.starts_with('-'), "{script}: {reply}");
+    }
+    assert_eq!(
+        app.call_args(&["EVAL", "return redis.call('GET', 'own:1')", "0"]),
+        "$a"
+    );
+    let mut direct = redis.client();
+    assert_eq!(direct.call_args(&["AUTH", "keyward", REDIS_PASSWORD]), "+OK");
+    for refused in [
+        "FLUSHALL",
+        "CONFIG GET dir",
+        "GET other",
+        "SET shared:1 x",
+        "PUBLISH other m",
+    ] {
+        assert!(direct.call(refused).starts_with("-NOPERM "), "{refused}");
+    }
+    assert_eq!(direct.call("GET shared:1"), "$-1");
+    let mut reader = keyward.connect().login("reader", APP_PASSWORD);
+    assert_eq!(reader.call("SELECT 1"), "+OK");
+    assert_eq!(reader.call("GET shared:1"), "$-1");
+}
+
+#[test]
+fn the_printed_line_is_taken_for_every_preset() {
+    let redis = Redis::start();
+    for acl in ["safe", "strict", "+@all ~* &*"] {
+        let setup = Setup::new(&redis)
+            .without_users()
+            .user("app", APP_PASSWORD, &format!("acl = {acl:?}"));
+        let file = setup.write("keyward.toml", &setup.text());
+        let args = ["acl", "upstream", "--config", file.to_str().unwrap()];
+        let (code, line, err) = command_line(&args, &[], "");
+        assert_eq!(code, 0, "{err}");
+        let line = line.replace("SETUSER default", "SETUSER other");
+        assert_eq!(redis.client().call(line.trim()), "+OK", "{acl}");
+    }
+}
+
+#[test]
+fn limits_of_a_user_that_are_none_are_named() {
+    let redis = Redis::start();
+    for (line, parts) in [
+        (
+            "databases = [\"0\"]",
+            &["`databases` must hold whole numbers"][..],
+        ),
+        (
+            "databases = [-1]",
+            &["not the number of a database", "between 0 and"],
+        ),
+        ("databases = [0, 5000000]", &["not the number of a database"]),
+        ("databases = []", &["`databases` is an empty list"]),
+        (
+            "databases = 0",
+            &["`databases` must be an array of whole numbers", "brackets"],
+        ),
+        (
+            "databases = [3]",
+            &["may not use database 0", "listener \"main\""],
+        ),
+        ("sources = [\"10.0.0.0/33\"]", &["not a network", "10.0.0.0/8"]),
+        ("sources = [\"here\"]", &["not a network"]),
+        ("database = [0]", &["databases"]),
+    ] {
+        let setup = Setup::new(&redis).user("tenant", APP_PASSWORD, line);
+        let said = faults(&setup, &setup.text());
+        for part in parts {
+            assert!(said.contains(part), "{line}: {part} is missing in:\n{said}");
+        }
     }
 }

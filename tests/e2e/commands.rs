@@ -473,13 +473,15 @@ fn rules_in_redis_own_language_decide() {
 }
 
 #[test]
-fn rules_that_cannot_be_kept_yet_are_refused_at_start() {
+fn rules_that_make_no_sense_are_refused_at_start() {
     let redis = Redis::start();
     for rule in [
-        "+@all ~cache:*",
-        "+@all ~* &news:*",
-        "+@all %R~a* &*",
-        "+get ~* (+set ~a)",
+        "+@all ~* ~cache:*",
+        "+@all ~* &* &news:*",
+        "+@all %~a* &*",
+        "+get ~* (+set ~a",
+        "+get ~* (+nosuch ~a)",
+        "+get ~* db=0",
         "+@all",
         "+nosuch ~*",
         "+@nosuch ~*",

@@ -14,6 +14,7 @@
     reason = "test code: a failed assumption is a failed test"
 )]
 
+mod acl;
 mod admin;
 mod big_values;
 mod cli;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct LiveRedis {
     process: Child,
     connection: BufReader<UnixStream>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// A RESP2 reply.
@@ -35,8 +35,9 @@ impl LiveRedis {
         let program = std::env::var("KEYWARD_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let directory = tempfile::tempdir().expect("a temporary directory");
         let socket = directory.path().join("s");
+        std::fs::write(directory.path().join(ACL_FILE), "").expect("an empty file");
         let mut process = Command::new(&program)
-            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .args(["--port", "0", "--save", "", "--aclfile", ACL_FILE, "--unixsocket"])
             .arg(&socket)
             .current_dir(directory.path())
             .stdin(Stdio::null())
@@ -64,21 +65,33 @@ impl LiveRedis {
         Self {
             process,
             connection: BufReader::new(connection),
-            _directory: directory,
+            directory,
         }
     }
 
     /// Sends one command and reads its reply.
     pub(crate) fn call(&mut self, words: &[&str]) -> Reply {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let mut replies = self.pipeline(&[words]);
+        replies.remove(0)
+    }
+
+    /// Sends these commands at once and reads their replies. What they bring must fit into the sockets' buffers.
+    pub(crate) fn pipeline(&mut self, requests: &[Vec<&[u8]>]) -> Vec<Reply> {
+        let mut bytes = Vec::new();
+        for words in requests {
+            bytes.extend(encode(words));
         }
         self.connection
             .get_mut()
-            .write_all(request.as_bytes())
+            .write_all(&bytes)
             .expect("the server reads");
-        self.reply()
+        requests.iter().map(|_| self.reply()).collect()
+    }
+
+    /// What ACL SAVE has written.
+    pub(crate) fn acl_file(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join(ACL_FILE)).expect("the file is there")
     }
 
     /// Name and version from INFO.
@@ -121,6 +134,20 @@ impl LiveRedis {
             _ => panic!("unexpected reply {line:?}"),
         }
     }
+}
+
+/// Where the server keeps its users.
+const ACL_FILE: &str = "users.acl";
+
+/// A request as it stands on the wire.
+pub(crate) fn encode(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend(b"\r\n");
+    }
+    bytes
 }
 
 impl Drop for LiveRedis {

@@ -122,13 +122,68 @@ fn unrestricting_rules_are_taken_and_empty_words_are_nothing() {
 }
 
 #[test]
-fn what_is_not_enforced_yet_is_refused_with_its_reason() {
+fn patterns_and_selectors_are_written_as_they_were_given() {
     let cases: &[(&str, &str)] = &[
-        ("on ~app:* +get", "key patterns"),
-        ("on %R~app:* +get", "key patterns"),
-        ("on %RW~* +get", "key patterns"),
-        ("on &news:* +get", "channel patterns"),
-        ("on (+get ~a*) +get", "selectors"),
+        ("~a ~b ~a", "user u off ~a ~b resetchannels -@all"),
+        (
+            "%R~a %W~b %RW~c %wr~d",
+            "user u off %R~a %W~b ~c ~d resetchannels -@all",
+        ),
+        ("%R~a ~b %W~a", "user u off ~a ~b resetchannels -@all"),
+        ("~a ~*", "user u off ~* resetchannels -@all"),
+        ("~* resetkeys ~a", "user u off ~a resetchannels -@all"),
+        // As all keys it would permit no pattern behind it.
+        ("%RW~* ~a", "user u off %RW~* ~a resetchannels -@all"),
+        ("~ &", "user u off ~ resetchannels & -@all"),
+        ("&a &b &a", "user u off resetchannels &a &b -@all"),
+        ("&a &* ", "user u off &* -@all"),
+        ("&* resetchannels &a", "user u off resetchannels &a -@all"),
+        (
+            "(+get ~a)",
+            "user u off resetchannels -@all (~a resetchannels -@all +get)",
+        ),
+        (
+            "( ~a +get )  on ()",
+            "user u on resetchannels -@all (~a resetchannels -@all +get) (resetchannels -@all)",
+        ),
+        (
+            "on ~* (+@all -set %R~x allchannels)",
+            "user u on ~* resetchannels -@all (%R~x &* +@all -set)",
+        ),
+        (
+            "(+get) clearselectors (+set)",
+            "user u off resetchannels -@all (resetchannels -@all +set)",
+        ),
+        ("(+get) reset", "user u off sanitize-payload resetchannels -@all"),
+        ("safe resetkeys ~a:*", "user u safe on resetkeys ~a:* &*"),
+        ("safe resetchannels &a", "user u safe on ~* resetchannels &a"),
+    ];
+    for (rules, expected) in cases {
+        assert_eq!(user(rules).to_rule(), *expected, "{rules}");
+        let again = parse_file(expected).unwrap();
+        assert_eq!(again[0].1, user(rules), "{rules}");
+    }
+}
+
+#[test]
+fn what_cannot_be_enforced_is_refused_with_its_reason() {
+    let cases: &[(&str, &str)] = &[
+        ("on %~a +get", "a key pattern is written"),
+        ("on %R +get", "a key pattern is written"),
+        ("on %RR~a +get", "a key pattern is written"),
+        ("on %X~a +get", "a key pattern is written"),
+        ("~* ~a +get", "behind '~*'"),
+        ("~* %R~a +get", "behind '~*'"),
+        ("&* &a +get", "behind '&*'"),
+        ("~a ~b\x0bc", "no blanks"),
+        ("on (+get ~a", "never closed"),
+        ("on (on)", "parentheses hold rules about"),
+        ("on (>secret)", "parentheses hold rules about"),
+        ("on (safe)", "parentheses hold rules about"),
+        ("on ((+get))", "parentheses hold rules about"),
+        ("on (~\"a\")", "quotes"),
+        ("on (~a))", "quotes"),
+        ("on (~* ~a)", "behind '~*'"),
         ("on resetdbs +get", "database"),
         ("on db=0 +get", "database"),
         ("~* +select|0", "first argument"),
@@ -136,11 +191,39 @@ fn what_is_not_enforced_yet_is_refused_with_its_reason() {
     ];
     for (rules, expected) in cases {
         let error = refused(rules);
-        assert_eq!(error.word_index, 1, "{rules}");
         assert!(error.message.contains(expected), "{rules}: {error}");
     }
-    let all = parse_user_all("u", &words("on (+get ~a* ~b*) (+set) ~*")).unwrap_err();
-    assert_eq!(all.len(), 2, "one message for each selector: {all:?}");
+    assert_eq!(refused("on (+get +gett)").word_index, 2);
+    assert_eq!(refused("on (+get ~a").word_index, 1);
+    assert_eq!(
+        refused("on (+get ~a* +st) (+set) ~b").suggestion.as_deref(),
+        Some("+set")
+    );
+    assert_eq!(refused("~* ~a").suggestion.as_deref(), Some("resetkeys"));
+    assert_eq!(refused("&* &a").suggestion.as_deref(), Some("resetchannels"));
+}
+
+#[test]
+fn a_user_who_may_touch_no_key_is_told_so_where_rules_are_written_by_hand() {
+    let said = |rules: &str| without_keys(&user(rules), words(rules).len());
+    let error = said("on +get").unwrap();
+    assert!(
+        error
+            .message
+            .starts_with("this user may run 'get' but touch no key"),
+        "{error}"
+    );
+    assert_eq!((error.word_index, error.suggestion.as_deref()), (2, Some("~*")));
+    assert!(said("on (+get)").is_some());
+    for rules in [
+        "off +get",
+        "on +ping",
+        "on ~a +get",
+        "on +get (~a +get)",
+        "on +ping (~a +get)",
+    ] {
+        assert!(said(rules).is_none(), "{rules}");
+    }
 }
 
 #[test]
@@ -202,12 +285,6 @@ fn mistakes_are_named_with_what_was_meant() {
             "the password to be removed is not one of this user's",
             None,
         ),
-        (
-            "on +get",
-            2,
-            "this user may run 'get' but touch no key",
-            Some("~*"),
-        ),
     ];
     for (rules, index, message, suggestion) in cases {
         let error = refused(rules);
@@ -234,8 +311,12 @@ fn messages_never_quote_what_could_be_a_password() {
         "on <hunter2",
         "on !hunter2",
         "on (hunter2",
+        "on (hunter2)",
+        "on (>hunter2)",
         "on db=hunter2",
-        "on ~hunter2",
+        "on %hunter2",
+        "on ~* ~hunter2",
+        "on &* &hunter2",
     ] {
         let error = refused(rules);
         assert!(!error.to_string().contains("hunter2"), "{error}");
@@ -244,7 +325,7 @@ fn messages_never_quote_what_could_be_a_password() {
 
 #[test]
 fn all_errors_of_a_user_come_at_once() {
-    let errors = parse_user_all("u", &words("on +gett ~a* +set nopas")).unwrap_err();
+    let errors = parse_user_all("u", &words("on +gett %a* +set nopas")).unwrap_err();
     assert_eq!(
         errors.iter().map(|error| error.word_index).collect::<Vec<_>>(),
         [1, 2, 4]
@@ -257,12 +338,6 @@ fn user_names_are_fit_for_labels() {
         assert!(parse_user(name, &["on"]).is_err(), "{name:?}");
     }
     assert!(parse_user("späti-1", &["on"]).is_ok());
-}
-
-#[test]
-fn a_disabled_user_needs_no_keys() {
-    assert!(parse_user("default", &["off", "+@all"]).is_ok());
-    assert!(parse_user("default", &["on", "+@all"]).is_err());
 }
 
 #[test]
@@ -323,7 +398,7 @@ fn files_give_users_with_their_lines() {
 #[test]
 fn every_error_of_a_file_comes_with_line_and_column() {
     let text =
-        "user a on ~*  +gett\n# comment\nusr b on\nuser a off\n  user c on +get\nUSER d on\nuser\nuser  e on";
+        "user a on ~*  +gett\n# comment\nusr b on\nuser a off\n  user c %~x\nUSER d on\nuser\nuser  e on";
     let errors = parse_file(text).unwrap_err();
     let found: Vec<_> = errors
         .iter()
@@ -334,7 +409,7 @@ fn every_error_of_a_file_comes_with_line_and_column() {
         ((2, 1), "ACL files have no comments"),
         ((3, 1), "a line begins with 'user' and a name"),
         ((4, 6), "a user is defined once; 'a' has a line above"),
-        ((5, 17), "this user may run 'get'"),
+        ((5, 10), "a key pattern is written"),
         ((6, 1), "a line begins with 'user' and a name"),
         ((7, 1), "a line begins with 'user' and a name"),
         ((8, 6), "a user name must not be empty"),
@@ -387,13 +462,46 @@ fn any_word() -> impl Strategy<Value = String> {
         .prop_map(|(word, upper)| if upper { word.to_ascii_uppercase() } else { word })
 }
 
+/// Patterns of keys and channels, which take nothing back.
+fn any_pattern() -> impl Strategy<Value = String> {
+    let sign = proptest::sample::select(vec!["~", "%R~", "%W~", "%RW~", "%r~", "&"]);
+    (sign, "[a-c*?\\[\\]()%~&+@|\\\\]{0,4}").prop_map(|(sign, pattern)| format!("{sign}x{pattern}x"))
+}
+
+/// A selector, as one word or several.
+fn any_selector() -> impl Strategy<Value = Vec<String>> {
+    let commands = proptest::sample::select(vec![
+        "+get",
+        "-@read",
+        "+@all",
+        "+config|get",
+        "allkeys resetkeys",
+    ]);
+    proptest::collection::vec(prop_oneof![any_pattern(), commands.prop_map(str::to_owned)], 0..4).prop_map(
+        |words| {
+            format!("({})", words.join(" "))
+                .split(' ')
+                .map(str::to_owned)
+                .collect()
+        },
+    )
+}
+
 proptest! {
     #[test]
     fn what_is_written_reads_back_the_same(
         preset in proptest::sample::select(vec!["", "safe", "strict"]),
         rules in proptest::collection::vec(any_word(), 0..12),
+        patterns in proptest::collection::vec(any_pattern(), 0..4),
+        selectors in proptest::collection::vec(any_selector(), 0..3),
     ) {
-        let words: Vec<&str> = std::iter::once(preset).chain(rules.iter().map(String::as_str)).chain(["~*"]).collect();
+        let reset = ["resetkeys", "resetchannels"];
+        let words: Vec<&str> = std::iter::once(preset)
+            .chain(rules.iter().map(String::as_str))
+            .chain(reset)
+            .chain(patterns.iter().map(String::as_str))
+            .chain(selectors.iter().flatten().map(String::as_str))
+            .collect();
         let user = parse_user("u", &words).unwrap();
         let text = user.to_rule();
         prop_assert_eq!(&parse_file(&text).unwrap()[0].1, &user, "{}", text);

@@ -41,6 +41,8 @@ fn user(name: &str, max_connections: usize) -> UserEntry {
             text: "safe".into(),
             location: None,
         },
+        databases: None,
+        sources: Vec::new(),
         max_connections: Some(max_connections),
     }
 }

@@ -125,6 +125,11 @@ impl Client {
         &self.settings.users
     }
 
+    /// Whether the user may log in from where the client is.
+    pub(super) fn may_come_as(&self, user: &str) -> bool {
+        self.settings.sources.allow(user, self.peer.ip())
+    }
+
     pub(super) fn throttle(&self) -> &Throttle {
         &self.listener.shared.throttle
     }

@@ -35,7 +35,18 @@ pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Ver
             delay: LOCKED_OUT_DELAY,
         };
     }
-    match client.users().authenticate(login.user, login.password) {
+    let verdict = client.users().authenticate(login.user, login.password);
+    // Behind the work on the password, so that its time says nothing.
+    let verdict = verdict.and_then(|identity| {
+        if client.may_come_as(&identity.user.name) {
+            Ok(identity)
+        } else {
+            Err(AuthFailure::SourceNotAllowed {
+                user: identity.user.name.as_str().into(),
+            })
+        }
+    });
+    match verdict {
         Ok(identity) => match client.permit.authenticated(&identity.user.name) {
             Ok(()) => {
                 client.throttle().succeeded(source, now);

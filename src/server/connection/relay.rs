@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::acl::DenyReason;
+use crate::acl::{Denied, DenyReason};
 use crate::auth::AuthFailure;
 use crate::metrics::{CloseReason, GaugeGuard, Side, UpstreamClosed};
 use crate::net::Stream;
-use crate::resp::{Args, ProtocolError, ReplyScan, ReplyScanner, RequestScanner, Scan, encode};
+use crate::resp::{
+    Args, ProtocolError, ReplyScan, ReplyScanner, RequestLimits, RequestScanner, Scan, encode,
+};
 use crate::session::{Action, Closing, Fate, Note, PinReason, Request, Route, Session, Stamp, Surprise};
 use crate::upstream::{Lane, LaneEnd, LaneState, Replies, Scratch, Seat, SeatEnd};
 
@@ -33,6 +35,10 @@ use super::login::{self, Verdict};
 
 /// Bytes of replies that may wait for the client; above it Redis is not read (L-27).
 const HIGH_WATER: usize = 64 * 1024;
+
+/// Bytes of a request that are held while the keys it hangs on have not come. Behind it the request is forwarded to a lane
+/// of its own and judged as it passes; users who may touch all keys never come here.
+const HELD_REQUEST: usize = 1024 * 1024;
 
 /// How long a client that has closed its sending half may wait for the replies it is owed (S-15).
 const HALF_CLOSE_GRACE: Duration = Duration::from_secs(5);
@@ -48,10 +54,12 @@ pub(super) struct Relay {
     client: Client,
     stream: Stream,
     requests: RequestScanner,
-    /// Read from the client and not consumed: at most one window and the head of one request.
+    /// Read from the client and not consumed: at most one window and the head of one request, or [`HELD_REQUEST`].
     carry: BytesMut,
     /// `carry` may hold a whole request that could not be taken yet.
     stalled: bool,
+    /// More of a request is held than usual, until its keys are here.
+    holding: bool,
     /// Where the rest of a request goes whose head has been decided.
     body: Option<Fate>,
     /// Replies and answers of ours that wait for the client.
@@ -114,6 +122,8 @@ enum Handled {
     Consumed(Fate),
     /// It must be asked about again.
     Wait,
+    /// It must be asked about again when more of it is here.
+    Hold,
 }
 
 /// What is left of a relay when nothing is under way: enough to go on on another thread.
@@ -177,6 +187,7 @@ impl Relay {
             requests,
             carry: BytesMut::new(),
             stalled: false,
+            holding: false,
             body: None,
             out: BytesMut::new(),
             unflushed: false,
@@ -737,13 +748,21 @@ impl Relay {
                     match handled {
                         Handled::Consumed(fate) => self.body = Some(fate),
                         Handled::Wait => self.requests.rewind(),
+                        Handled::Hold => {
+                            self.requests.rewind();
+                            self.hold(HELD_REQUEST);
+                            continue;
+                        }
                     }
                     (len, handled)
                 }
                 Scan::Body { len, last } => {
+                    let bytes = rest.get(..len).unwrap_or_default();
                     if self.body == Some(Fate::Deliver) {
-                        self.open_lane()
-                            .extend_from_slice(rest.get(..len).unwrap_or_default());
+                        match self.session.body(bytes, last) {
+                            Ok(()) => self.open_lane().extend_from_slice(bytes),
+                            Err(denied) => self.late_denied(denied),
+                        }
                     }
                     if last {
                         self.body = None;
@@ -756,7 +775,30 @@ impl Relay {
                 return Ok(used);
             }
             used = used.saturating_add(len);
+            if self.holding {
+                self.hold(0);
+            }
         }
+    }
+
+    /// So much of a request may be held until it is decided about; 0: as much as of any.
+    fn hold(&mut self, at_least: usize) {
+        self.holding = at_least > 0;
+        let limits = self.client.request_limits(true);
+        self.requests.set_limits(RequestLimits {
+            max_head: limits.max_head.max(at_least),
+            ..limits
+        });
+    }
+
+    /// A request is refused of which Redis has the first part: it drops that when the lane closes.
+    fn late_denied(&mut self, denied: Denied) {
+        self.lane = None;
+        self.replies = ReplyScanner::new();
+        self.reply_carry.clear();
+        self.session.late_denied(&denied, &mut self.out);
+        self.note(&Note::Denied(denied));
+        self.body = Some(Fate::Drop);
     }
 
     /// Bytes that are no request: said in step, then the end (rule 9).
@@ -799,6 +841,7 @@ impl Relay {
             Action::Answered => {}
             Action::Login(login) => self.login(&login, now)?,
             Action::Wait => return Ok(Handled::Wait),
+            Action::Hold => return Ok(Handled::Hold),
             Action::Reset => self.reset(now),
             Action::Close(closing) => return Err(Stop::silent(close_reason(closing))),
         }
@@ -981,11 +1024,12 @@ impl Relay {
             .client
             .users()
             .refresh(identity)
+            .filter(|identity| self.client.may_come_as(&identity.user.name))
             .is_some_and(|identity| self.session.refresh_identity(identity));
         if allowed {
             return Ok(());
         }
-        // The credential is gone, or the right to listen to what the session listens to.
+        // The credential is gone, or the right to be here or to listen to what the session listens to.
         Err(Stop::silent(CloseReason::CredentialRemoved))
     }
 
@@ -1082,6 +1126,7 @@ fn close_reason(closing: Closing) -> CloseReason {
         Closing::Guessing => CloseReason::AuthFailures,
         Closing::Rejected => CloseReason::Rejected,
         Closing::Malformed => CloseReason::ProtocolError,
+        Closing::LateDenial => CloseReason::LateDenial,
     }
 }
 
