@@ -42,7 +42,7 @@ pub enum Keys {
     None,
     /// At places that the number of arguments and a count among them tell.
     At(&'static [KeySpec]),
-    /// SET key value [GET] …: with GET it reads.
+    /// `SET key value [GET]`: with GET it reads.
     Set,
     /// BITFIELD key …: with GET alone it only reads.
     Bitfield,
