@@ -374,6 +374,11 @@ fn count(words: &[&str], word: &str) -> usize {
 
 const KNOWN: &[KnownDifference] = &[
     KnownDifference {
+        command: "client|tracking",
+        about: "BCAST shows the name of every key that changes, whatever keys the user may touch (K-4)",
+        shows: |words| count(words, "bcast") > 0,
+    },
+    KnownDifference {
         command: "georadius",
         about: "checks the first STORE and stores to the last (redis #15478)",
         shows: |words| count(words, "store") + count(words, "storedist") > 1,

@@ -167,6 +167,12 @@ impl Access {
         if !self.arguments.is_empty() && self.restricts(command.id, args, whole) {
             return Outcome::Denied(DenyReason::Argument, 0);
         }
+        if command.role == Role::ClientTracking
+            && !self.reads_all_keys()
+            && let Some(at) = broadcasts(args, whole)
+        {
+            return Outcome::Denied(DenyReason::Key, at);
+        }
         let limited =
             !self.all_keys && command.touches_keys() || !self.all_channels && command.has_channels();
         if limited {
@@ -194,6 +200,20 @@ impl Access {
         }
         judge.outcome(self, &walk)
     }
+}
+
+/// Where CLIENT TRACKING asks for the names of all keys that change (K-4), which Redis's own ACL does not see; the end of
+/// what can be seen of a longer request counts as asking.
+#[cold]
+fn broadcasts(args: Args<'_>, whole: bool) -> Option<u32> {
+    let mut at = 0;
+    for argument in args {
+        if at >= 2 && super::keys::is(argument, "bcast") {
+            return Some(at);
+        }
+        at += 1;
+    }
+    (!whole || at < args.announced()).then_some(at)
 }
 
 impl Outcome {
