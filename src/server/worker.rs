@@ -406,7 +406,10 @@ impl Drop for Registration {
 }
 
 /// Bytes of one read; also the most that one side's unread backlog grows by at once (L-27).
-const WINDOW: usize = 64 * 1024;
+///
+/// A little more than 64 KiB, so that a value of that size, common as a limit of caches, comes in one read with its
+/// length and its end.
+const WINDOW: usize = 80 * 1024;
 
 /// Room of a fresh buffer: a batch of small requests or replies.
 const FRESH_BUFFER: usize = 4 * 1024;

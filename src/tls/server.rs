@@ -457,7 +457,9 @@ pub async fn handshake(
     socket: Socket,
     deadline: Instant,
 ) -> Result<Stream, Rejected> {
-    let accept = TlsAcceptor::from(config).accept(socket).into_fallible();
+    let accept = TlsAcceptor::from(config)
+        .accept_with(socket, |tls| tls.set_buffer_limit(Some(MAX_UNSENT)))
+        .into_fallible();
     match tokio::time::timeout_at(deadline, accept).await {
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
         Ok(Err((error, socket))) => Err(Rejected::new(
@@ -468,6 +470,9 @@ pub async fn handshake(
         Err(_) => Err(Rejected::timed_out()),
     }
 }
+
+/// Bytes that TLS takes in one go before they have to be sent, a batch of replies as a rule: each go is a system call.
+const MAX_UNSENT: usize = 128 * 1024;
 
 /// Whether the peer has gone.
 pub(super) fn is_eof(error: &io::Error) -> bool {
