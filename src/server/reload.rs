@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::audit::{Audit, CredentialChange};
+use crate::auth::Users;
 use crate::config::{self, Config, Diagnostic, Severity, code};
 use crate::metrics::{CertificateRole, Metrics, MetricsError, UpstreamMetrics};
 use crate::tls;
@@ -100,6 +102,10 @@ impl Serving {
         refuse(upstreams(old) != upstreams(new), "the set of upstreams");
         refuse(old.server.workers != new.server.workers, "server.workers");
         refuse(old.admin.address != new.admin.address, "admin.address");
+        refuse(
+            old.admin.control_socket != new.admin.control_socket,
+            "admin.control_socket",
+        );
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
@@ -108,10 +114,11 @@ impl Serving {
         let bound = &mut self.bound;
         let environment = |name: &str| bound.sources.env.get(name).cloned();
         let metrics = Arc::clone(&bound.shared.metrics);
+        let audit = Arc::clone(&bound.shared.audit);
         let Built {
             listeners: prepared,
             upstreams,
-        } = prepare::build(&config, &environment, &counters::of(&metrics))?;
+        } = prepare::build(&config, &environment, &counters::of(&metrics, &audit))?;
         tell_metrics(&config, &prepared, &upstreams, &metrics);
         let expiries = Expiries::new(&config, &prepared, &upstreams);
         let mut settings = Vec::new();
@@ -133,7 +140,17 @@ impl Serving {
                 .metrics
                 .connections_max
                 .set(i64::try_from(settings.config.max_connections).unwrap_or(i64::MAX));
-            listener.settings.store(Arc::new(settings));
+            let users = Arc::clone(&settings.users);
+            let before = listener.settings.swap(Arc::new(settings));
+            audit_credentials(&audit, &listener.name, &before.users, &users);
+            bound.shared.throttle.retain_users(listener.index, &|name| {
+                users.get(name).is_some_and(|user| user.enabled)
+            });
+        }
+        for (old, new) in bound.upstreams.iter().zip(&upstreams) {
+            if !new.has_same_credential(old) {
+                audit.upstream_credential_changed(new.name());
+            }
         }
         bound.shared.limits.reconfigure(&config);
         bound.shared.throttle.reconfigure(&config.login);
@@ -145,6 +162,28 @@ impl Serving {
         self.reloads
             .send_modify(|generation| *generation = generation.wrapping_add(1));
         Ok(())
+    }
+}
+
+/// Whose passwords are others than before. Rules that changed are no credential.
+fn audit_credentials(audit: &Audit, listener: &str, before: &Users, after: &Users) {
+    let enabled = |users: &Users, name: &str| users.get(name).filter(|user| user.enabled).map(Arc::clone);
+    for name in after.names() {
+        let change = match (enabled(before, name), enabled(after, name)) {
+            (None, Some(_)) if before.get(name).is_none() => CredentialChange::Added,
+            (None, Some(_)) => CredentialChange::Changed,
+            (Some(_), None) => CredentialChange::Removed,
+            (Some(old), Some(new)) if old.passwords != new.passwords || old.nopass != new.nopass => {
+                CredentialChange::Changed
+            }
+            _ => continue,
+        };
+        audit.user_credential_changed(listener, name, change);
+    }
+    for name in before.names() {
+        if after.get(name).is_none() {
+            audit.user_credential_changed(listener, name, CredentialChange::Removed);
+        }
     }
 }
 
