@@ -4,6 +4,8 @@
 #   KEYWARD_FUZZ_SECONDS=600   seconds for each fuzz target (20)
 #   KEYWARD_ORACLE_PAIRS=100000  user and command pairs put before the live server (3000)
 #   KEYWARD_TEST_BIG_MB=512    size of the big values (64)
+#   KEYWARD_TEST_SOURCES=10000000      sources that guess passwords, for memory and time (200000)
+#   KEYWARD_TEST_ATTACK_SECONDS=30     how long each attack on the login lasts (1)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
@@ -17,6 +19,7 @@ need redis-server redis-server
 need redis-cli redis-tools
 need redis-benchmark redis-tools
 need promtool prometheus
+need fail2ban-regex fail2ban
 need openssl openssl
 need cc gcc
 need python3 python3
