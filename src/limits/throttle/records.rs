@@ -3,7 +3,7 @@
 //! **Networks.** Whoever has one address has often many more: an IPv6 customer has a /48, which is 65,536 sources. So
 //! when `aggregate_after` sources of one network (IPv4 /24, IPv6 /48) have failures at a time, their records are thrown
 //! together: the network has one record from then on, with the delays and lockouts of a single source, and takes one
-//! place instead of thousands. It is one again when its record is forgotten.
+//! place instead of thousands. Its sources are many again when that record is forgotten.
 //!
 //! **Full table.** Somebody has to give way, and whoever guesses will try to make it himself: forgotten is forgiven. The
 //! alternative, to refuse sources that find no place, would let him shut the door for everybody else. So records give way
@@ -110,10 +110,10 @@ impl Records {
                 begins: false,
             };
         }
-        let network = self.held_against(attempt.source, standing, settings, now);
+        let (network, inherited) = self.held_against(attempt.source, standing, settings, now);
         let mut entry = self.take(network).unwrap_or_else(|| {
             while self.entries.len() >= settings.max_sources && self.evict(settings) {}
-            Entry::new(network, now)
+            Entry::new(network, inherited, now)
         });
         entry.known |= standing == Standing::Known;
         match entry.fail(settings, now) {
@@ -248,47 +248,53 @@ impl Records {
         }
     }
 
-    /// Whose record a failure goes into: the source's own, if it has one or is known, else the network's, if it has one or
-    /// comes to have one now.
+    /// Whose record a failure goes into: the source's own, or the network's, if it has one or comes to have one now. In
+    /// the last case also how often sources of it have been locked out.
     fn held_against(
         &mut self,
         source: Source,
         standing: Standing,
         settings: &Settings,
         now: Instant,
-    ) -> Network {
+    ) -> (Network, u32) {
         let host = Network::Host(source);
-        if standing == Standing::Known || self.entries.contains_key(&host) {
-            return host;
+        if standing == Standing::Known {
+            return (host, 0);
         }
         let Some(network) = Network::around(source) else {
-            return host;
+            return (host, 0);
         };
         if self.entries.contains_key(&network) {
-            return network;
+            return (network, 0);
+        }
+        // Counted already. One whose failures are forgotten begins anew, as if it had no record: otherwise a network could
+        // be prepared in small numbers and come all at once.
+        let counted = self.entries.get(&host);
+        if counted.is_some_and(|entry| entry.misbehaves(settings, now)) {
+            return (host, 0);
         }
         // This one included. Those of before that are forgotten but for their place are few: less than
         // `aggregate_after` come about in a window.
         let (first, last) = network.hosts().into_inner();
+        let hosts = Network::Host(first)..=Network::Host(last);
         let others = settings.aggregate_after.saturating_sub(1);
-        let inside = self.entries.range(Network::Host(first)..=Network::Host(last));
+        let inside = self.entries.range(hosts.clone());
         let misbehaving = inside
             .filter(|(_, entry)| !entry.known && entry.misbehaves(settings, now))
             .take(others)
             .count();
         if misbehaving < others {
-            return host;
+            return (host, 0);
         }
-        // What was locked out on its own stays so, and is judged by itself afterwards: these are few.
-        let inside = self.entries.range(Network::Host(first)..=Network::Host(last));
+        // What is locked out on its own stays so until its lockout ends.
+        let inside = self.entries.range(hosts);
         let absorbed: Vec<_> = inside
-            .filter(|(_, entry)| !entry.known && entry.lockouts == 0)
+            .filter(|(_, entry)| !entry.known && entry.tier != Tier::Locked)
             .map(|(&network, _)| network)
             .collect();
-        for host in absorbed {
-            self.take(host);
-        }
-        network
+        let absorbed = absorbed.into_iter().filter_map(|host| self.take(host));
+        let lockouts = absorbed.map(|entry| entry.lockouts).max().unwrap_or(0);
+        (network, lockouts)
     }
 
     /// Each lockout is moved down once, so the work of one call is paid for by earlier failures.
@@ -383,14 +389,14 @@ enum Outcome {
 }
 
 impl Entry {
-    fn new(network: Network, now: Instant) -> Self {
+    fn new(network: Network, lockouts: u32, now: Instant) -> Self {
         Self {
             tier: Tier::Once,
             place: (now, 0),
             failures: Fading::default(),
             // A network has had its first looks at the password already.
             in_a_row: if network.is_wide() { IMMEDIATE_FAILURES } else { 0 },
-            lockouts: 0,
+            lockouts,
             listener: 0,
             known: false,
         }

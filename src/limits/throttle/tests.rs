@@ -271,6 +271,40 @@ fn a_few_sources_of_a_network_are_judged_by_themselves() {
 }
 
 #[test]
+fn a_network_that_was_prepared_in_small_numbers_is_one_when_it_comes() {
+    let (throttle, mut now) = (Throttle::new(&login()), Instant::now());
+    let host = |n: u8| at(&format!("203.0.113.{n}"));
+    // Each has a record of its own: a failure a while ago, some a lockout as well.
+    for n in 0..100 {
+        fail(&throttle, host(n), now);
+        if n < 10 {
+            fail_until_locked(&throttle, host(n), now);
+        }
+        now += seconds(5);
+    }
+    now += seconds(120);
+    throttle.sweep(now);
+    let counts = throttle.counts(now);
+    assert_eq!((counts.sources, counts.aggregated, counts.locked), (100, 0, 0));
+    let mut guesses = 0;
+    for _ in 0..20 {
+        for n in 0..100 {
+            if check(&throttle, host(n), now) == Verdict::Allow {
+                fail(&throttle, host(n), now);
+                guesses += 1;
+            }
+        }
+    }
+    assert_eq!(guesses, 25);
+    let lockouts = throttle.in_force(10, now).lockouts;
+    assert_eq!(lockouts.len(), 1);
+    assert_eq!(
+        lockouts[0].times, 2,
+        "what its sources had to answer for is not forgotten"
+    );
+}
+
+#[test]
 fn whoever_has_logged_in_is_not_locked_out_with_his_network() {
     let (throttle, now) = (Throttle::new(&login()), Instant::now());
     let honest = at("203.0.113.200");
