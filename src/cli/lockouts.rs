@@ -67,12 +67,12 @@ pub(super) fn lockouts(listing: &Listing) -> anyhow::Result<Exit> {
         print(&row(&["SOURCE", "LISTENER", "LEFT", "TIMES"]));
     }
     for lockout in lockouts {
-        let left = Duration::from_secs(lockout["seconds_left"].as_u64().unwrap_or_default());
+        let left = Duration::from_secs(number(lockout, "seconds_left"));
         print(&row(&[
             text(lockout, "source"),
             text(lockout, "listener"),
             &config::show_duration(left),
-            &lockout["times"].to_string(),
+            &number(lockout, "times").to_string(),
         ]));
     }
     for user in slowed {
@@ -81,10 +81,10 @@ pub(super) fn lockouts(listing: &Listing) -> anyhow::Result<Exit> {
              not",
             text(user, "user"),
             text(user, "listener"),
-            user["failures"],
+            number(user, "failures"),
         ));
     }
-    let (total, shown) = (answer["total"].as_u64().unwrap_or_default(), lockouts.len());
+    let (total, shown) = (number(&answer, "total"), lockouts.len());
     if total > shown as u64 {
         talk(&format!("{shown} of {total} lockouts, those that last longest"));
     }
@@ -120,7 +120,7 @@ pub(super) fn unlock(unlocking: &Unlocking) -> anyhow::Result<Exit> {
             text(user, "listener")
         ));
     }
-    let (total, shown) = (answer["total"].as_u64().unwrap_or_default(), lifted.len());
+    let (total, shown) = (number(&answer, "total"), lifted.len());
     if total > shown as u64 {
         print(&format!("unlocked {} more", total.saturating_sub(shown as u64)));
     }
@@ -164,7 +164,7 @@ impl Socket {
         let answer: Value = serde_json::from_str(&answer).with_context(|| {
             format!("the answer from {shown} cannot be read: is it keyward's control socket?")
         })?;
-        if let Some(error) = answer["error"].as_str() {
+        if let Some(error) = answer.get("error").and_then(Value::as_str) {
             talk(&format!("error: {error}"));
             return Ok(Err(Exit::Usage));
         }
@@ -182,11 +182,16 @@ fn exchange(mut stream: UnixStream, request: &str) -> io::Result<String> {
 }
 
 fn items<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
-    answer[key].as_array().map_or(&[], Vec::as_slice)
+    let list = answer.get(key).and_then(Value::as_array);
+    list.map_or(&[], Vec::as_slice)
 }
 
 fn text<'a>(item: &'a Value, key: &str) -> &'a str {
-    item[key].as_str().unwrap_or_default()
+    item.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn number(item: &Value, key: &str) -> u64 {
+    item.get(key).and_then(Value::as_u64).unwrap_or_default()
 }
 
 fn row(cells: &[&str; 4]) -> String {
