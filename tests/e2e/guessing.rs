@@ -44,7 +44,8 @@ impl Sources {
 fn connect(source: Ipv4Addr, target: SocketAddr) -> std::io::Result<Client> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((source, 0)).into())?;
-    socket.connect(&target.into())?;
+    // A full backlog drops the SYN, and the kernel would try for minutes.
+    socket.connect_timeout(&target.into(), Duration::from_secs(5))?;
     let client = Client::from_tcp(socket.into());
     client.patience(Duration::from_secs(5));
     Ok(client)
