@@ -83,7 +83,7 @@ pub struct Shape {
     pub listeners: Vec<(String, usize)>,
     /// Names of the configured upstreams.
     pub upstreams: Vec<String>,
-    /// The command table's names by command number; what [`ListenerMetrics::command`] takes an index into.
+    /// The command table's names by command number; what [`Tally::command`] takes an index into.
     pub commands: Vec<&'static str>,
     /// The reason words of other modules.
     pub labels: Labels,
