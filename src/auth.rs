@@ -54,6 +54,8 @@ pub enum AuthFailure {
     },
     /// The source has failed too often and has to wait (L-30).
     LockedOut,
+    /// More wrong passwords were tried in this second than are looked at (L-30).
+    OverBudget,
     /// The connection has failed too often and is closed (L-22).
     TooManyFailures,
     /// No login within the time (L-21).
@@ -193,13 +195,14 @@ impl Users {
 
 impl AuthFailure {
     /// Labels of every failure, for metrics that are created beforehand.
-    pub const LABELS: [&str; 14] = [
+    pub const LABELS: [&str; 15] = [
         "no_credentials",
         "unknown_user",
         "bad_password",
         "user_disabled",
         "source_not_allowed",
         "locked_out",
+        "over_budget",
         "too_many_failures",
         "timeout",
         "malformed",
@@ -219,6 +222,7 @@ impl AuthFailure {
             Self::UserDisabled { .. } => "user_disabled",
             Self::SourceNotAllowed { .. } => "source_not_allowed",
             Self::LockedOut => "locked_out",
+            Self::OverBudget => "over_budget",
             Self::TooManyFailures => "too_many_failures",
             Self::Timeout => "timeout",
             Self::Malformed => "malformed",
@@ -254,6 +258,8 @@ impl AuthFailure {
                 "WRONGPASS invalid username-password pair or user is disabled."
             }
             Self::LockedOut => "ERR keyward: too many failed logins from this address, try again later",
+            // Nothing is wrong with this client, perhaps: a code that client libraries try again on.
+            Self::OverBudget => "TRYAGAIN keyward: too many failed logins at present, try again later",
             Self::TooManyFailures => "ERR keyward: too many failed logins on this connection",
             Self::Timeout => "ERR keyward: no login in time",
             Self::Malformed => "ERR syntax error",
@@ -417,6 +423,7 @@ mod tests {
                 user: Arc::clone(&user),
             },
             AuthFailure::LockedOut,
+            AuthFailure::OverBudget,
             AuthFailure::TooManyFailures,
             AuthFailure::Timeout,
             AuthFailure::Malformed,

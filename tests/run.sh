@@ -6,6 +6,8 @@
 #   KEYWARD_TEST_BIG_MB=512    size of the big values (64)
 #   KEYWARD_MODEL_SESSIONS=2500  random sessions in each of the four tests of the model (120), of
 #   KEYWARD_MODEL_STEPS=80     so many steps each (40); KEYWARD_MODEL_SEED=… repeats a run that failed, by the seed it printed
+#   KEYWARD_TEST_SOURCES=10000000      sources that guess passwords, for memory and time (200000)
+#   KEYWARD_TEST_ATTACK_SECONDS=30     how long each attack on the login lasts (1)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
@@ -19,6 +21,7 @@ need redis-server redis-server
 need redis-cli redis-tools
 need redis-benchmark redis-tools
 need promtool prometheus
+need fail2ban-regex fail2ban
 need openssl openssl
 need cc gcc
 need python3 python3

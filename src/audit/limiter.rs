@@ -6,13 +6,16 @@
 //! [`LINES_PER_SECOND`] events are written, and at most [`SUMMARIES_PER_TICK`] summaries at a time: what is above
 //! goes into one summary per kind and reason. For every event offered exactly one of two things holds: it was
 //! written, or it is in the count of exactly one summary.
+//!
+//! What strangers cause and what takes a credential have shares of their own: a flood at the door must not be a way to
+//! keep an administrator's commands out of the log.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Kind;
-use crate::limits::Source;
+use super::{At, Kind};
+use crate::limits::Network;
 
 /// What events are folded by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,7 +24,11 @@ pub(super) struct Key {
     /// `None`: of several listeners.
     pub(super) listener: Option<Arc<str>>,
     /// `None`: from several sources.
-    pub(super) source: Option<Source>,
+    pub(super) source: Option<Network>,
+    /// A configured name; `None` where events are not told apart by it.
+    pub(super) user: Option<Arc<str>>,
+    /// A name of the command table.
+    pub(super) cmd: Option<&'static str>,
     pub(super) reason: &'static str,
 }
 
@@ -34,6 +41,12 @@ pub(super) struct Summary {
 
 #[derive(Debug, Default)]
 pub(super) struct Limiter {
+    strangers: Share,
+    insiders: Share,
+}
+
+#[derive(Debug, Default)]
+struct Share {
     windows: HashMap<Key, Window>,
     /// Whole seconds of the line budget: when the present one began and what is used of it.
     second: Option<Instant>,
@@ -50,24 +63,12 @@ struct Window {
 impl Limiter {
     /// Whether to write this event; if not, it is counted.
     pub(super) fn offer(&mut self, key: Key, now: Instant) -> bool {
-        let budget = self.budget(now);
-        // A new key finds no place: it is folded with all others of its kind and reason. Those keys are few, since
-        // both are closed sets, and need no bound.
-        let full = self.windows.len() >= MAX_KEYS && !self.windows.contains_key(&key);
-        let key = if full { key.without_origin() } else { key };
-        let window = self.windows.entry(key).or_insert(Window {
-            since: now,
-            written: 0,
-            folded: 0,
-        });
-        let write = budget && window.written < FIRST && !full;
-        if write {
-            window.written = window.written.saturating_add(1);
-            self.lines = self.lines.saturating_add(1);
+        let share = if key.kind.is_from_inside() {
+            &mut self.insiders
         } else {
-            window.folded = window.folded.saturating_add(1);
-        }
-        write
+            &mut self.strangers
+        };
+        share.offer(key, now)
     }
 
     /// Ends the windows that are over and returns what was folded in them.
@@ -81,6 +82,42 @@ impl Limiter {
     }
 
     fn end(&mut self, over: impl Fn(&Window) -> bool) -> Vec<Summary> {
+        let mut summaries = self.strangers.end(&over);
+        summaries.extend(self.insiders.end(&over));
+        summaries
+    }
+
+    #[cfg(test)]
+    fn keys(&self) -> usize {
+        self.strangers.windows.len() + self.insiders.windows.len()
+    }
+}
+
+impl Share {
+    fn offer(&mut self, key: Key, now: Instant) -> bool {
+        let budget = self.budget(now);
+        // One says all: who used which command.
+        let first = if key.kind == Kind::AdminCommand { 1 } else { FIRST };
+        // A new key finds no place: it is folded with all others of its kind and reason. Those keys are few, since
+        // both are closed sets, and need no bound.
+        let full = self.windows.len() >= MAX_KEYS && !self.windows.contains_key(&key);
+        let key = if full { key.without_origin() } else { key };
+        let window = self.windows.entry(key).or_insert(Window {
+            since: now,
+            written: 0,
+            folded: 0,
+        });
+        let write = budget && window.written < first && !full;
+        if write {
+            window.written = window.written.saturating_add(1);
+            self.lines = self.lines.saturating_add(1);
+        } else {
+            window.folded = window.folded.saturating_add(1);
+        }
+        write
+    }
+
+    fn end(&mut self, over: &impl Fn(&Window) -> bool) -> Vec<Summary> {
         let mut summaries: Vec<_> = self
             .windows
             .extract_if(|_, window| over(window))
@@ -110,18 +147,31 @@ impl Limiter {
         }
         self.lines < LINES_PER_SECOND
     }
-
-    #[cfg(test)]
-    fn keys(&self) -> usize {
-        self.windows.len()
-    }
 }
 
 impl Key {
+    /// Of something that a client did.
+    pub(super) fn at(kind: Kind, at: At<'_>, reason: &'static str) -> Self {
+        let source = Network::Host(at.peer.source());
+        Self::of(kind, at.listener, Some(source), reason)
+    }
+
+    pub(super) fn of(kind: Kind, listener: &Arc<str>, source: Option<Network>, reason: &'static str) -> Self {
+        Self {
+            kind,
+            listener: Some(Arc::clone(listener)),
+            source,
+            user: None,
+            cmd: None,
+            reason,
+        }
+    }
+
     fn without_origin(self) -> Self {
         Self {
             listener: None,
             source: None,
+            user: None,
             ..self
         }
     }
@@ -131,9 +181,9 @@ impl Key {
 const FIRST: u32 = 20;
 /// Length of a window.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
-/// Keys remembered at once; about 100 bytes each.
+/// Keys remembered at once in each share; about 150 bytes each.
 const MAX_KEYS: usize = 4096;
-/// About 60 kB a second at most, whatever happens.
+/// Of each share: about 60 kB a second at most, whatever happens.
 const LINES_PER_SECOND: u32 = 200;
 /// Summaries written at a time, the largest first.
 const SUMMARIES_PER_TICK: usize = 64;
@@ -143,15 +193,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::Source;
 
     fn key(source: u32, reason: &'static str) -> Key {
-        let source = Some(Source::V4(source.into()));
-        Key {
-            kind: Kind::AuthFailed,
-            listener: Some("gateway".into()),
-            source,
-            reason,
-        }
+        let source = Some(Network::Host(Source::V4(source.into())));
+        Key::of(Kind::AuthFailed, &"gateway".into(), source, reason)
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest;
 use prometheus::IntCounter;
 
-use crate::limits::Source;
+use crate::limits::{Network, Source};
 use limiter::{Key, Limiter, Summary, WINDOW};
 
 /// Writes security events. Shared by `Arc`.
@@ -57,15 +57,38 @@ pub struct At<'a> {
     pub peer: Peer,
 }
 
-/// The kinds of events that clients cause, and that are therefore folded.
+/// The kinds of events that come in numbers, and that are therefore folded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     AuthFailed,
     CommandDenied,
+    AdminCommand,
     ConnectionRefused,
     PlaintextRefused,
+    SessionClosed,
     SourceLockedOut,
     LockoutEnded,
+    LockoutLifted,
+}
+
+/// What became of a user's credential in a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialChange {
+    /// A user that was not there before.
+    Added,
+    /// Other passwords, or on instead of off.
+    Changed,
+    /// The user is gone or off.
+    Removed,
+}
+
+/// What a lockout that was lifted held out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released<'a> {
+    /// A source or a network.
+    Network(Network),
+    /// The refusals of this user were held back.
+    User(&'a str),
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +124,7 @@ impl Audit {
 
     /// A login was refused. `reason` is the label of the authentication failure.
     pub fn auth_failed(&self, at: At<'_>, user: User<'_>, reason: &'static str, now: Instant) {
-        if !self.offer(Kind::AuthFailed, at.listener, at.peer.source(), reason, now) {
+        if !self.offer(Key::at(Kind::AuthFailed, at, reason), now) {
             return;
         }
         let user = self.name(user);
@@ -121,7 +144,7 @@ impl Audit {
         reason: &'static str,
         now: Instant,
     ) {
-        if self.offer(Kind::CommandDenied, at.listener, at.peer.source(), reason, now) {
+        if self.offer(Key::at(Kind::CommandDenied, at, reason), now) {
             let cmd = cmd.unwrap_or("_other");
             tracing::warn!(
                 target: TARGET, event = Kind::CommandDenied.name(), listener = %at.listener, peer = %at.peer, user,
@@ -130,15 +153,24 @@ impl Audit {
         }
     }
 
+    /// A command that administers the server was allowed and sent on. Folded per user and command, wherever it comes from.
+    pub fn admin_command(&self, at: At<'_>, user: &str, cmd: &'static str, now: Instant) {
+        let key = Key {
+            source: None,
+            user: Some(user.into()),
+            cmd: Some(cmd),
+            ..Key::at(Kind::AdminCommand, at, "allowed")
+        };
+        if self.offer(key, now) {
+            tracing::info!(
+                target: TARGET, event = Kind::AdminCommand.name(), listener = %at.listener, peer = %at.peer, user, cmd,
+            );
+        }
+    }
+
     /// A connection was refused by a limit or because of its PROXY header, or evicted before it had logged in.
     pub fn connection_refused(&self, at: At<'_>, reason: &'static str, now: Instant) {
-        if self.offer(
-            Kind::ConnectionRefused,
-            at.listener,
-            at.peer.source(),
-            reason,
-            now,
-        ) {
+        if self.offer(Key::at(Kind::ConnectionRefused, at, reason), now) {
             tracing::warn!(
                 target: TARGET, event = Kind::ConnectionRefused.name(), listener = %at.listener, peer = %at.peer,
                 reason,
@@ -148,50 +180,82 @@ impl Audit {
 
     /// A client spoke plain RESP to a TLS port.
     pub fn plaintext_refused(&self, at: At<'_>, now: Instant) {
-        if self.offer(
-            Kind::PlaintextRefused,
-            at.listener,
-            at.peer.source(),
-            "plaintext",
-            now,
-        ) {
+        if self.offer(Key::at(Kind::PlaintextRefused, at, "plaintext"), now) {
             tracing::warn!(
                 target: TARGET, event = Kind::PlaintextRefused.name(), listener = %at.listener, peer = %at.peer,
             );
         }
     }
 
-    /// A source was locked out, for so long, after too many failed logins.
-    pub fn source_locked_out(&self, at: At<'_>, lockout: Duration, now: Instant) {
-        let source = at.peer.source();
-        if self.offer(Kind::SourceLockedOut, at.listener, source, "locked_out", now) {
+    /// A source, or the whole network around it, was locked out, for so long, after too many failed logins.
+    pub fn source_locked_out(&self, at: At<'_>, network: Network, lockout: Duration, now: Instant) {
+        let key = Key {
+            source: Some(network),
+            ..Key::at(Kind::SourceLockedOut, at, "locked_out")
+        };
+        if self.offer(key, now) {
             tracing::warn!(
                 target: TARGET, event = Kind::SourceLockedOut.name(), listener = %at.listener, peer = %at.peer,
-                %source, seconds = lockout.as_secs(),
+                source = %network, seconds = lockout.as_secs(),
             );
         }
     }
 
     /// A lockout is over.
-    pub fn lockout_ended(&self, listener: &Arc<str>, source: Source, now: Instant) {
-        if self.offer(Kind::LockoutEnded, listener, source, "lockout_ended", now) {
-            tracing::info!(target: TARGET, event = Kind::LockoutEnded.name(), %listener, %source);
+    pub fn lockout_ended(&self, listener: &Arc<str>, network: Network, now: Instant) {
+        let key = Key::of(Kind::LockoutEnded, listener, Some(network), "lockout_ended");
+        if self.offer(key, now) {
+            tracing::info!(target: TARGET, event = Kind::LockoutEnded.name(), %listener, source = %network);
+        }
+    }
+
+    /// A lockout was lifted by hand. `by`: the user id of whoever did it, if the system says it.
+    pub fn lockout_lifted(&self, listener: &Arc<str>, released: Released<'_>, by: Option<u32>, now: Instant) {
+        let (network, user) = match released {
+            Released::Network(network) => (Some(network), None),
+            Released::User(user) => (None, Some(user)),
+        };
+        let key = Key {
+            user: user.map(Arc::from),
+            ..Key::of(Kind::LockoutLifted, listener, network, "lifted")
+        };
+        if self.offer(key, now) {
+            let source = network.map(|network| network.to_string());
+            tracing::warn!(
+                target: TARGET, event = Kind::LockoutLifted.name(), %listener, source = source.as_deref(), user,
+                by_uid = by,
+            );
         }
     }
 
     /// A user's credential was changed by a reload.
-    pub fn user_credential_changed(&self, user: &str) {
-        tracing::info!(target: TARGET, event = "credential_changed", user);
+    pub fn user_credential_changed(&self, listener: &str, user: &str, change: CredentialChange) {
+        let change = match change {
+            CredentialChange::Added => "added",
+            CredentialChange::Changed => "changed",
+            CredentialChange::Removed => "removed",
+        };
+        tracing::info!(target: TARGET, event = "credential_changed", listener, user, change);
     }
 
     /// The credential for an upstream was changed.
     pub fn upstream_credential_changed(&self, upstream: &str) {
-        tracing::info!(target: TARGET, event = "credential_changed", upstream);
+        tracing::info!(target: TARGET, event = "credential_changed", upstream, change = "changed");
     }
 
-    /// Sessions of a user were closed because the credential they had logged in with is gone.
-    pub fn sessions_closed(&self, user: &str, count: usize) {
-        tracing::warn!(target: TARGET, event = "sessions_closed", user, reason = "credential_removed", count);
+    /// A session was closed because the credential it had logged in with is gone, or a right that it was using.
+    pub fn session_closed(&self, at: At<'_>, user: &str, now: Instant) {
+        let key = Key {
+            source: None,
+            user: Some(user.into()),
+            ..Key::at(Kind::SessionClosed, at, "credential_removed")
+        };
+        if self.offer(key, now) {
+            tracing::warn!(
+                target: TARGET, event = Kind::SessionClosed.name(), listener = %at.listener, peer = %at.peer, user,
+                reason = "credential_removed",
+            );
+        }
     }
 
     /// Configuration, users, certificates and secrets were loaded again and are in force.
@@ -222,23 +286,14 @@ impl Audit {
         write(summaries, minute);
     }
 
-    fn offer(
-        &self,
-        kind: Kind,
-        listener: &Arc<str>,
-        source: Source,
-        reason: &'static str,
-        now: Instant,
-    ) -> bool {
-        let key = Key {
-            kind,
-            listener: Some(Arc::clone(listener)),
-            source: Some(source),
-            reason,
+    fn offer(&self, key: Key, now: Instant) -> bool {
+        let failed = match key.source {
+            Some(Network::Host(source)) if key.kind == Kind::AuthFailed => Some(source),
+            _ => None,
         };
         let mut state = self.state();
         let write = state.limiter.offer(key, now);
-        if kind == Kind::AuthFailed {
+        if let Some(source) = failed {
             state.failures.add(source, write, now);
         }
         drop(state);
@@ -276,10 +331,18 @@ fn write(summaries: Vec<Summary>, minute: Option<Failures>) {
     for Summary { key, count } in summaries {
         let listener = key.listener.as_deref();
         let source = key.source.map(|source| source.to_string());
-        tracing::warn!(
-            target: TARGET, event = key.kind.name(), folded = true, count, listener, source = source.as_deref(),
-            reason = key.reason, window_seconds = WINDOW.as_secs(),
-        );
+        let (source, user) = (source.as_deref(), key.user.as_deref());
+        let (event, reason, cmd) = (key.kind.name(), key.reason, key.cmd);
+        let window_seconds = WINDOW.as_secs();
+        if key.kind.is_news() {
+            tracing::info!(
+                target: TARGET, event, folded = true, count, listener, source, user, cmd, reason, window_seconds,
+            );
+        } else {
+            tracing::warn!(
+                target: TARGET, event, folded = true, count, listener, source, user, cmd, reason, window_seconds,
+            );
+        }
     }
     if let Some(Failures { count, sources, .. }) = minute {
         let (seconds, sources, more) = (MINUTE.as_secs(), sources.len(), sources.len() >= MAX_SOURCES);
@@ -320,11 +383,27 @@ impl Kind {
         match self {
             Self::AuthFailed => "auth_failed",
             Self::CommandDenied => "command_denied",
+            Self::AdminCommand => "admin_command",
             Self::ConnectionRefused => "connection_refused",
             Self::PlaintextRefused => "plaintext_refused",
+            Self::SessionClosed => "session_closed",
             Self::SourceLockedOut => "source_locked_out",
             Self::LockoutEnded => "lockout_ended",
+            Self::LockoutLifted => "lockout_lifted",
         }
+    }
+
+    /// Worth knowing, and nothing is wrong.
+    const fn is_news(self) -> bool {
+        matches!(self, Self::AdminCommand | Self::LockoutEnded)
+    }
+
+    /// Whether it takes a credential, or the machine's own user, to cause it.
+    const fn is_from_inside(self) -> bool {
+        matches!(
+            self,
+            Self::CommandDenied | Self::AdminCommand | Self::SessionClosed | Self::LockoutLifted
+        )
     }
 }
 
@@ -364,192 +443,4 @@ const MINUTE: Duration = Duration::from_secs(60);
 const MAX_SOURCES: usize = 4096;
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    /// Runs with the project's own log format and returns the lines.
-    fn lines(run: impl FnOnce(&Audit, Instant)) -> Vec<serde_json::Value> {
-        #[derive(Clone, Default)]
-        struct Buffer(Arc<Mutex<Vec<u8>>>);
-        impl io::Write for Buffer {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.lock().unwrap().extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let buffer = Buffer::default();
-        let writer = buffer.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_writer(move || writer.clone())
-            .finish();
-        let audit = Audit::new(dropped()).unwrap();
-        tracing::subscriber::with_default(subscriber, || run(&audit, Instant::now()));
-        let bytes = buffer.0.lock().unwrap();
-        let text = std::str::from_utf8(&bytes).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-
-    fn dropped() -> IntCounter {
-        IntCounter::new("dropped", "dropped").unwrap()
-    }
-
-    fn peer() -> Peer {
-        Peer::Tcp("10.2.0.17:51514".parse().unwrap())
-    }
-
-    fn listener() -> Arc<str> {
-        "gateway".into()
-    }
-
-    #[test]
-    fn a_failed_login_is_one_flat_line() {
-        let listener = listener();
-        let lines = lines(|audit, now| {
-            let at = At {
-                listener: &listener,
-                peer: peer(),
-            };
-            audit.auth_failed(at, User::Configured("app"), "bad_password", now);
-            audit.auth_failed(at, User::None, "no_credentials", now);
-        });
-        let line = &lines[0];
-        assert_eq!(line["event"], "auth_failed");
-        assert_eq!(line["target"], TARGET);
-        assert_eq!(line["level"], "WARN");
-        assert_eq!(line["listener"], "gateway");
-        assert_eq!(line["peer"], "10.2.0.17:51514");
-        assert_eq!(line["user"], "app");
-        assert_eq!(line["reason"], "bad_password");
-        assert!(lines[1].get("user").is_none());
-    }
-
-    #[test]
-    fn an_unknown_name_is_only_recognisable() {
-        let listener = listener();
-        let names: Vec<_> = lines(|audit, now| {
-            let at = At {
-                listener: &listener,
-                peer: peer(),
-            };
-            for name in ["hunter2", "hunter2", "other\n\u{1b}[31m"] {
-                audit.auth_failed(at, User::Unknown(name.as_bytes()), "unknown_user", now);
-            }
-        })
-        .iter()
-        .map(|line| line["user"].as_str().unwrap().to_owned())
-        .collect();
-        assert_eq!(names[0], names[1]);
-        assert_ne!(names[0], names[2]);
-        assert!(
-            names
-                .iter()
-                .all(|name| name.len() == 15 && name.starts_with("sha256:")),
-            "{names:?}"
-        );
-        let (first, second) = (Audit::new(dropped()).unwrap(), Audit::new(dropped()).unwrap());
-        assert_ne!(first.name(User::Unknown(b"x")), second.name(User::Unknown(b"x")));
-    }
-
-    #[test]
-    fn a_flood_ends_in_one_summary_and_one_line_for_the_minute() {
-        let listener = listener();
-        let lines = lines(|audit, now| {
-            let at = At {
-                listener: &listener,
-                peer: peer(),
-            };
-            for _ in 0..312 {
-                audit.auth_failed(at, User::None, "bad_password", now);
-            }
-            audit.tick(now + Duration::from_secs(9));
-            audit.tick(now + Duration::from_secs(10));
-            audit.tick(now + Duration::from_secs(60));
-            audit.tick(now + Duration::from_secs(120));
-            audit.flush();
-            assert_eq!(audit.dropped.get(), 292);
-        });
-        assert_eq!(lines.len(), 22);
-        let summary = &lines[20];
-        assert_eq!(summary["event"], "auth_failed");
-        assert_eq!(summary["folded"], true);
-        assert_eq!(summary["count"], 292);
-        assert_eq!(summary["listener"], "gateway");
-        assert_eq!(summary["source"], "10.2.0.17");
-        let minute = &lines[21];
-        assert_eq!(minute["event"], "auth_failures_summary");
-        assert_eq!(
-            minute["message"],
-            "312 failed authentications in 60 s from 1 addresses"
-        );
-    }
-
-    #[test]
-    fn a_few_failures_have_no_summary() {
-        let listener = listener();
-        let lines = lines(|audit, now| {
-            let at = At {
-                listener: &listener,
-                peer: peer(),
-            };
-            audit.auth_failed(at, User::None, "bad_password", now);
-            audit.tick(now + Duration::from_secs(60));
-            audit.flush();
-        });
-        assert_eq!(lines.len(), 1);
-    }
-
-    #[test]
-    fn every_kind_has_its_fields() {
-        let listener = listener();
-        let lines = lines(|audit, now| {
-            let at = At {
-                listener: &listener,
-                peer: Peer::Unix(Some(1000)),
-            };
-            audit.command_denied(at, "app", Some("flushall"), "command", now);
-            audit.command_denied(at, "app", None, "command", now);
-            audit.connection_refused(at, "source_limit", now);
-            audit.plaintext_refused(at, now);
-            audit.source_locked_out(At { peer: peer(), ..at }, Duration::from_secs(20), now);
-            audit.lockout_ended(&listener, peer().source(), now);
-            audit.user_credential_changed("app");
-            audit.upstream_credential_changed("main");
-            audit.sessions_closed("app", 3);
-            audit.reload();
-            audit.reload_refused("KW0203");
-        });
-        let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
-        assert_eq!(
-            events,
-            [
-                "command_denied",
-                "command_denied",
-                "connection_refused",
-                "plaintext_refused",
-                "source_locked_out",
-                "lockout_ended",
-                "credential_changed",
-                "credential_changed",
-                "sessions_closed",
-                "config_changed",
-                "config_refused",
-            ]
-        );
-        assert_eq!(lines[0]["cmd"], "flushall");
-        assert_eq!(lines[0]["peer"], "unix:uid=1000");
-        assert_eq!(lines[1]["cmd"], "_other");
-        assert_eq!(lines[4]["source"], "10.2.0.17");
-        assert_eq!(lines[4]["seconds"], 20);
-        assert_eq!(lines[5]["level"], "INFO");
-        assert_eq!(lines[10]["error"], "KW0203");
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use super::{Config, Exit, talk};
 
 /// Asks the admin listener of the same configuration; exit code 0 or 1 only (Docker keeps 2 for itself).
 pub(super) fn healthcheck(config: &Config) -> anyhow::Result<Exit> {
-    let Some(address) = config::admin_address(&config.sources()) else {
+    let Some(address) = config::admin_section(&config.sources()).address else {
         talk("unhealthy: the admin listener is off (admin.address)");
         return Ok(Exit::Failed);
     };

@@ -8,6 +8,7 @@ mod dev_certs;
 mod gen_password;
 mod hash_password;
 mod healthcheck;
+mod lockouts;
 mod logging;
 mod manual;
 mod run;
@@ -63,6 +64,10 @@ enum Command {
     },
     /// Exit 0 if the running proxy is ready, else 1; needs no password
     Healthcheck(Config),
+    /// List who is locked out after too many failed logins
+    Lockouts(lockouts::Listing),
+    /// Lift the lockouts of an address, a network or a user
+    Unlock(lockouts::Unlocking),
     /// Make a random password of 256 bits
     GenPassword {
         /// Write it to a new file that only its owner can read, and print nothing
@@ -210,6 +215,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Acl(Rules::Upstream(narrowing)) => acl::upstream(&narrowing),
         Command::Dev { once } => dev::dev(once),
         Command::Healthcheck(config) => healthcheck::healthcheck(&config),
+        Command::Lockouts(listing) => lockouts::lockouts(&listing),
+        Command::Unlock(unlocking) => lockouts::unlock(&unlocking),
         Command::GenPassword { write, force } => gen_password::gen_password(write.as_deref(), force),
         Command::HashPassword => hash_password::hash_password(),
         Command::Completions { shell } => manual::completions(shell),

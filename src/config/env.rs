@@ -31,6 +31,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     ("KEYWARD_ACL", "preset or rules for clients"),
     ("KEYWARD_ADMIN", "address for metrics and health, or off"),
+    (
+        "KEYWARD_CONTROL_SOCKET",
+        "unix socket for keyward lockouts and unlock, or off",
+    ),
     ("KEYWARD_CONNECTIONS", "how upstream connections are used"),
     ("KEYWARD_LOCKOUT", "on, or off for tests"),
     ("KEYWARD_WORKERS", "worker threads"),
@@ -58,6 +62,7 @@ pub(super) fn apply(context: &mut Context<'_>, raw: &mut RawConfig, overrides: &
     unknown_variables(context, raw);
     for (variable, section, key) in [
         ("KEYWARD_ADMIN", "admin", "address"),
+        ("KEYWARD_CONTROL_SOCKET", "admin", "control_socket"),
         ("KEYWARD_CONNECTIONS", "server", "connections"),
         ("KEYWARD_WORKERS", "server", "workers"),
         ("KEYWARD_LOCKOUT", "login", "lockout"),

@@ -149,14 +149,14 @@ pub(super) fn load_source(
     })
 }
 
-/// The admin address alone, for a health check: it must work while the file holds a fault that a running process
-/// has refused to load. `None`: switched off.
-pub fn admin_address(sources: &Sources) -> Option<SocketAddr> {
+/// `[admin]` alone, for commands that ask a running process: they must work while the file holds a fault that the
+/// process has refused to load.
+pub fn admin_section(sources: &Sources) -> Admin {
     let source = read_source(sources.file.as_deref()).ok().flatten();
     let mut context = Context::new(source.as_ref(), None, &sources.env);
     let (mut raw, _) = raw::parse(&mut context);
     env::apply(&mut context, &mut raw, &sources.overrides);
-    admin(&mut context, &raw.section("admin")).address
+    admin(&mut context, &raw.section("admin"))
 }
 
 fn build(
@@ -348,23 +348,26 @@ fn kept_ready(
 }
 
 fn admin(context: &mut Context<'_>, table: &Table) -> Admin {
+    Admin {
+        address: admin_address(context, table),
+        control_socket: control_socket(context, table),
+    }
+}
+
+fn admin_address(context: &mut Context<'_>, table: &Table) -> Option<SocketAddr> {
     let default = SocketAddr::from(([127, 0, 0, 1], DEFAULT_ADMIN_PORT));
     let Some(given) = context.text_unrecorded(table, "address") else {
         context.record(table, "address", default.to_string(), &Place::Default);
-        return Admin {
-            address: Some(default),
-        };
+        return Some(default);
     };
     if given.value == "off" {
         context.record(table, "address", "off", &given.place);
-        return Admin { address: None };
+        return None;
     }
     match address::parse_tcp(&given.value) {
         Ok(address) => {
             context.record(table, "address", address.to_string(), &given.place);
-            Admin {
-                address: Some(address),
-            }
+            Some(address)
         }
         Err(help) => {
             context
@@ -374,11 +377,26 @@ fn admin(context: &mut Context<'_>, table: &Table) -> Admin {
                     "the admin address is not an address and a port",
                 )
                 .help(format!("{help}; or \"off\""));
-            Admin {
-                address: Some(default),
-            }
+            Some(default)
         }
     }
+}
+
+/// Off unless it is named: whoever may open the socket may lift lockouts.
+fn control_socket(context: &mut Context<'_>, table: &Table) -> Option<PathBuf> {
+    let given = context.text(table, "control_socket")?;
+    if given.value == "off" {
+        return None;
+    }
+    let fault = match address::unix_path(&given.value) {
+        Some(path) if address::unix_path_fits(&path) => return Some(path),
+        Some(_) => "the path of the control socket is longer than 107 bytes",
+        None => "the control socket is not an absolute path",
+    };
+    context
+        .error(code::ADDRESS, &given.place, fault)
+        .help("for example \"/run/keyward/control.sock\"; or \"off\"");
+    None
 }
 
 fn log(context: &mut Context<'_>, table: &Table) -> Log {
@@ -436,6 +454,8 @@ fn login(context: &mut Context<'_>, table: &Table) -> Login {
     );
     let lockouts_known = context.errors() == errors && !table.refuses_any(&["lockout_first", "lockout_max"]);
     let max_sources = context.integer_or(table, "max_sources", 65_536, (16, 16_777_216));
+    let aggregate_after = context.integer_or(table, "aggregate_after", 16, (2, 65_536));
+    let max_failures_per_second = context.integer_or(table, "max_failures_per_second", 100, (1, 1_000_000));
     if !lockout.value {
         context
             .warning(
@@ -464,6 +484,8 @@ fn login(context: &mut Context<'_>, table: &Table) -> Login {
         lockout_first,
         lockout_max,
         max_sources: to_usize(max_sources),
+        aggregate_after: to_u32(aggregate_after),
+        max_failures_per_second: to_u32(max_failures_per_second),
     }
 }
 

@@ -32,7 +32,7 @@ pub use context::{Origin, Setting};
 pub use credential::{Credential, CredentialError, CredentialFault, MAX_SECRET_FILE};
 pub use diagnostic::{Diagnostic, Location, Severity, did_you_mean, may_hold_secret};
 pub use env::VARIABLES;
-pub use load::{Loaded, Overrides, Sources, admin_address, load, load_and};
+pub use load::{Loaded, Overrides, Sources, admin_section, load, load_and};
 pub use url::{RedactedUrl, UrlError};
 pub use user::parse_hash;
 pub use values::{parse_duration, parse_size, show_duration};
@@ -119,6 +119,8 @@ pub enum Connections {
 pub struct Admin {
     /// Default `127.0.0.1:6390`; `None` when switched off with `address = "off"`.
     pub address: Option<SocketAddr>,
+    /// Unix socket that lockouts are listed and lifted through; default none.
+    pub control_socket: Option<PathBuf>,
 }
 
 /// `[log]`.
@@ -162,6 +164,10 @@ pub struct Login {
     pub lockout_max: Duration,
     /// Sources remembered at most; default 65,536.
     pub max_sources: usize,
+    /// Sources of one network (IPv4 /24, IPv6 /48) with failures at a time from which it counts as one source; default 16.
+    pub aggregate_after: u32,
+    /// Wrong passwords of strangers that are told from right ones in a second, over all sources; default 100.
+    pub max_failures_per_second: u32,
 }
 
 /// `[[upstream]]`: one Redis or Valkey server.

@@ -100,7 +100,7 @@ const SERVER: &[Key] = &[
     text("connections"),
 ];
 
-const ADMIN: &[Key] = &[text("address")];
+const ADMIN: &[Key] = &[text("address"), text("control_socket")];
 
 const LOG: &[Key] = &[text("format"), text("filter")];
 
@@ -114,6 +114,8 @@ const LOGIN: &[Key] = &[
     text("lockout_first"),
     text("lockout_max"),
     integer("max_sources"),
+    integer("aggregate_after"),
+    integer("max_failures_per_second"),
 ];
 
 const UPSTREAM: &[Key] = &[

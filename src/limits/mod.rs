@@ -6,6 +6,7 @@
 //! once and visibly (rule L-24), because a client that is told can retry and one that hangs cannot.
 
 mod handshakes;
+mod network;
 mod permits;
 mod throttle;
 
@@ -13,8 +14,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use handshakes::{Ticket, Turns};
+pub use network::{Network, Target};
 pub use permits::{ConnectionPermit, Eviction, Limits};
-pub use throttle::{LockoutEnded, Throttle, Verdict};
+pub use throttle::{
+    Attempt, Cause, Counts, InForce, Lifted, Lockout, LockoutEnded, SlowedUser, Throttle, Verdict,
+};
 
 /// Who a connection comes from, as far as limits go.
 ///

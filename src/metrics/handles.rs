@@ -11,7 +11,7 @@ use super::Families;
 use super::labels::{ALARMING, COMMAND, ERROR_CODES, MOST_ALARMING_USERS, OTHER, PROXY_HEADER};
 use super::tally::{Tallies, Tally};
 use super::{AcceptErrorKind, CloseReason, Labels, LaneKind, Side, TlsVersion, UpstreamClosed};
-use crate::limits::Reject;
+use crate::limits::{Cause, Reject};
 use crate::session::PinReason;
 
 /// What one listener counts. The public counters are for code that has the number at hand; everything with a rule
@@ -31,6 +31,9 @@ pub struct ListenerMetrics {
     rejected: Words,
     attempts: Words,
     lockouts: IntCounter,
+    delays: Words,
+    /// Lockouts that began here and were lifted by hand.
+    pub lockouts_lifted: IntCounter,
     accept_errors: Words,
     tls_handshakes: Words,
     tls_failures: Words,
@@ -128,6 +131,11 @@ impl ListenerMetrics {
             ),
             attempts: words(&families.auth_attempts, &mut labels.auth_methods.iter().copied()),
             lockouts: families.auth_lockouts.with_label_values(&[name]),
+            delays: words(
+                &families.auth_delays,
+                &mut Cause::ALL.iter().map(|cause| cause.label()),
+            ),
+            lockouts_lifted: families.auth_lockouts_lifted.with_label_values(&[name]),
             accept_errors: words(
                 &families.accept_errors,
                 &mut AcceptErrorKind::ALL.iter().map(|kind| kind.label()),
@@ -266,6 +274,11 @@ impl ListenerMetrics {
             .auth_failures
             .with_label_values(&[&self.name, user, reason])
             .inc();
+    }
+
+    /// Counts a refusal that is held back.
+    pub fn auth_delayed(&self, cause: Cause) {
+        self.delays.inc(cause.label());
     }
 
     /// Counts a lockout that began at this listener.

@@ -29,6 +29,7 @@ impl Default for Labels {
                 "unknown_user",
                 "source_not_allowed",
                 "locked_out",
+                "over_budget",
                 "timeout",
                 "malformed",
                 "client_cert_missing",

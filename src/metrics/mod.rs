@@ -61,6 +61,14 @@ pub struct Metrics {
     pub log_dropped: IntCounter,
     /// Audit events not written one by one; the audit log counts here what it folds.
     pub audit_dropped: IntCounter,
+    /// Records of failed logins held at present.
+    pub auth_sources: IntGauge,
+    /// Those of them that stand for a whole network.
+    pub auth_aggregated: IntGauge,
+    /// Users whose refusals are held back because strangers guess at them.
+    pub auth_slowed_users: IntGauge,
+    /// Records that gave way because the table was full.
+    pub auth_evicted: IntCounter,
     log_messages: LogCounter,
     reload_successful: IntGauge,
     reload_timestamp: Gauge,
@@ -75,7 +83,7 @@ pub struct Shape {
     pub listeners: Vec<(String, usize)>,
     /// Names of the configured upstreams.
     pub upstreams: Vec<String>,
-    /// The command table's names by command number; what [`ListenerMetrics::command`] takes an index into.
+    /// The command table's names by command number; what [`Tally::command`] takes an index into.
     pub commands: Vec<&'static str>,
     /// The reason words of other modules.
     pub labels: Labels,
@@ -100,6 +108,8 @@ struct Families {
     auth_attempts: IntCounterVec,
     auth_lockouts: IntCounterVec,
     auth_locked_sources: IntGaugeVec,
+    auth_delays: IntCounterVec,
+    auth_lockouts_lifted: IntCounterVec,
     commands_denied: IntCounterVec,
     user_credential_changed: GaugeVec,
     connections_open: IntGaugeVec,
@@ -190,6 +200,22 @@ impl Metrics {
                 "Log lines not written, because the writer fell behind.",
             )?,
             audit_dropped: make.counter("keyward_audit_events_dropped_total", AUDIT_DROPPED_HELP)?,
+            auth_sources: make.gauge(
+                "keyward_auth_tracked_sources",
+                "Sources and networks with failed authentications on record (login.max_sources at most).",
+            )?,
+            auth_aggregated: make.gauge(
+                "keyward_auth_aggregated_networks",
+                "Networks (IPv4 /24, IPv6 /48) that count as one source, because many of their sources failed.",
+            )?,
+            auth_slowed_users: make.gauge(
+                "keyward_auth_slowed_users",
+                "Users whose refusals are held back at present, because many sources failed to log in as them.",
+            )?,
+            auth_evicted: make.counter(
+                "keyward_auth_evicted_sources_total",
+                "Records of failed authentications that gave way to newer ones, because there were too many.",
+            )?,
             log_messages: LogCounter {
                 warn: log_messages.with_label_values(&["warn"]),
                 error: log_messages.with_label_values(&["error"]),
@@ -391,12 +417,22 @@ impl Families {
             )?,
             auth_lockouts: make.counters(
                 "keyward_auth_lockouts_total",
-                "Sources locked out after too many failed authentications.",
+                "Sources or whole networks locked out after too many failed authentications.",
                 &["listener"],
             )?,
             auth_locked_sources: make.gauges(
                 "keyward_auth_locked_sources",
-                "Sources locked out at present.",
+                "Sources or whole networks locked out at present.",
+                &["listener"],
+            )?,
+            auth_delays: make.counters(
+                "keyward_auth_delays_total",
+                "Refusals held back. reason is source, user (under attack from many sources), lockout or budget.",
+                &["listener", "reason"],
+            )?,
+            auth_lockouts_lifted: make.counters(
+                "keyward_auth_lockouts_lifted_total",
+                "Lockouts lifted by hand (keyward unlock).",
                 &["listener"],
             )?,
             commands_denied: make.counters(

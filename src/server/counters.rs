@@ -1,55 +1,78 @@
-//! Connects what an upstream reports to the metrics.
+//! Connects what an upstream reports to the metrics and the audit log.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::audit::Audit;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::upstream::{AuthRefusal, Counters, DialReason, OpenGuard};
 
-/// The metrics of one upstream.
-struct UpstreamCounters(Arc<UpstreamMetrics>);
+/// What one upstream reports to.
+struct UpstreamCounters {
+    name: String,
+    metrics: Arc<UpstreamMetrics>,
+    audit: Arc<Audit>,
+    /// The credential has been read for the first time: what comes after is a change.
+    loaded: AtomicBool,
+}
 
 impl Counters for UpstreamCounters {
     fn connecting(&self) {
-        self.0.connect_attempt();
+        self.metrics.connect_attempt();
     }
 
     fn connected(&self, took: Duration) -> OpenGuard {
-        self.0.connected(took);
-        Box::new(self.0.connection_open())
+        self.metrics.connected(took);
+        Box::new(self.metrics.connection_open())
     }
 
     fn connect_failed(&self, reason: DialReason) {
-        self.0.connect_failed(reason.label());
+        self.metrics.connect_failed(reason.label());
     }
 
     fn auth_failed(&self, reason: AuthRefusal) {
-        self.0.auth_failed(reason.label());
+        self.metrics.auth_failed(reason.label());
     }
 
     fn credential_changed(&self, at: SystemTime) {
-        self.0
-            .credential_changed(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        let age = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.metrics.credential_changed(age.as_secs_f64());
+        if self.loaded.swap(true, Ordering::Relaxed) {
+            self.audit.upstream_credential_changed(&self.name);
+        }
     }
 
     fn waiting(&self) -> OpenGuard {
-        Box::new(self.0.wait())
+        Box::new(self.metrics.wait())
     }
 
     fn wait_timed_out(&self) {
-        self.0.wait_timed_out();
+        self.metrics.wait_timed_out();
     }
 
     fn allowed(&self, max: usize) {
-        self.0.connections_max.set(i64::try_from(max).unwrap_or(i64::MAX));
+        self.metrics
+            .connections_max
+            .set(i64::try_from(max).unwrap_or(i64::MAX));
     }
 
     fn up(&self, up: bool) {
-        self.0.up.set(i64::from(up));
+        self.metrics.up.set(i64::from(up));
     }
 }
 
 /// What the upstreams of a configuration count with.
-pub(super) fn of(metrics: &Arc<Metrics>) -> impl Fn(&str) -> Arc<dyn Counters> + '_ {
-    |name| Arc::new(UpstreamCounters(metrics.upstream(name)))
+pub(super) fn of<'a>(
+    metrics: &'a Arc<Metrics>,
+    audit: &'a Arc<Audit>,
+) -> impl Fn(&str) -> Arc<dyn Counters> + 'a {
+    |name| {
+        Arc::new(UpstreamCounters {
+            name: name.to_owned(),
+            metrics: metrics.upstream(name),
+            audit: Arc::clone(audit),
+            loaded: AtomicBool::new(false),
+        })
+    }
 }

@@ -11,7 +11,7 @@ use crate::acl::DenyReason;
 use crate::audit::{self, Audit};
 use crate::auth::{Identity, Users};
 use crate::config::{self, LoginMode};
-use crate::limits::{Limits, Reject, Throttle};
+use crate::limits::{Limits, Network, Reject, Throttle};
 use crate::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
 use crate::net::Peer;
 use crate::tls::{FailureKind, HandshakeFailure, Rejected};
@@ -127,11 +127,11 @@ impl Listener {
     }
 
     /// Counts and audits the beginning of a lockout.
-    pub(super) fn locked_out(&self, lockout: Duration, peer: &Peer) {
+    pub(super) fn locked_out(&self, network: Network, lockout: Duration, peer: &Peer) {
         self.metrics.lockout_began();
         self.shared
             .audit
-            .source_locked_out(self.at(peer), lockout, Instant::now());
+            .source_locked_out(self.at(peer), network, lockout, Instant::now());
     }
 
     /// Counts and audits a command that was refused; `command` is the table's name, `None` if it is not in it.
@@ -140,6 +140,20 @@ impl Listener {
         self.shared
             .audit
             .command_denied(self.at(peer), user, command, reason.label(), Instant::now());
+    }
+
+    /// Audits a command that administers the server and was allowed.
+    pub(super) fn admin_command(&self, user: &str, command: &'static str, peer: &Peer) {
+        self.shared
+            .audit
+            .admin_command(self.at(peer), user, command, Instant::now());
+    }
+
+    /// Audits the end of a session whose credential a reload took away.
+    pub(super) fn credential_removed(&self, user: &str, peer: &Peer) {
+        self.shared
+            .audit
+            .session_closed(self.at(peer), user, Instant::now());
     }
 
     fn at(&self, peer: &Peer) -> audit::At<'_> {

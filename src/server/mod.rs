@@ -11,6 +11,7 @@
 
 mod acceptor;
 mod connection;
+mod control;
 mod counters;
 mod expiry;
 mod handshakes;
@@ -85,6 +86,7 @@ pub struct Bound {
     shared: Arc<Shared>,
     readiness: Arc<Readiness>,
     admin: Option<Admin>,
+    control: Option<net::Listener>,
     files: watch::Files,
     expiries: Expiries,
 }
@@ -141,10 +143,11 @@ impl Bound {
         // Looked at before they are read: a change in between is noticed, if anything, once too often.
         let files = watch::Files::new(prepare::watched_files(&config));
         let environment = |name: &str| sources.env.get(name).cloned();
+        let audit = Audit::new(metrics.audit_dropped.clone()).map_err(io::Error::other)?;
         let Built {
             listeners: prepared,
             upstreams,
-        } = prepare::build(&config, &environment, &counters::of(&metrics))
+        } = prepare::build(&config, &environment, &counters::of(&metrics, &audit))
             .map_err(StartError::Configuration)?;
         let upstreams: Vec<_> = upstreams.into_iter().map(Arc::new).collect();
         for (section, upstream) in config.upstreams.iter().zip(&upstreams) {
@@ -153,7 +156,7 @@ impl Bound {
         let shared = Arc::new(Shared {
             limits: Limits::new(&config),
             throttle: Arc::new(Throttle::new(&config.login)),
-            audit: Audit::new(metrics.audit_dropped.clone()).map_err(io::Error::other)?,
+            audit,
             metrics: Arc::clone(&metrics),
         });
         reload::tell_metrics(&config, &prepared, &upstreams, &metrics);
@@ -191,6 +194,10 @@ impl Bound {
             }
             None => None,
         };
+        let control = match &config.admin.control_socket {
+            Some(path) => Some(control::bind(path)?),
+            None => None,
+        };
         Ok(Self {
             sources,
             config,
@@ -200,6 +207,7 @@ impl Bound {
             shared,
             readiness,
             admin,
+            control,
             files,
             expiries,
         })
@@ -250,6 +258,10 @@ impl Bound {
                 watch.clone(),
             ));
         }
+        let control = self.control.take().map(|socket| {
+            let room = control::Room::new(&self.listeners, &self.shared);
+            tokio::spawn(control::serve(socket, room))
+        });
         self.readiness.started();
         self.shared.metrics.config_loaded(now_unix());
         tracing::info!(
@@ -274,6 +286,11 @@ impl Bound {
         serving.finish(&mut signals).await;
 
         drop(acceptors);
+        if let Some(control) = control {
+            control.abort();
+            // Its end takes the socket's file away.
+            let _ = control.await;
+        }
         for probe in serving.probes.drain(..) {
             probe.abort();
         }
@@ -301,6 +318,9 @@ impl Bound {
         }
         if let Some(address) = self.admin_address() {
             tracing::info!(event = "admin_listening", address = %address);
+        }
+        if let Some(control) = &self.control {
+            tracing::info!(event = "control_listening", address = %control.address());
         }
     }
 }
@@ -345,22 +365,12 @@ impl Serving {
         self.bound.expiries.tick(now);
         let shared = &self.bound.shared;
         for ended in shared.throttle.sweep(now) {
-            if let Some(listener) = self
-                .bound
-                .listeners
-                .iter()
-                .find(|listener| listener.index == ended.listener)
-            {
-                shared.audit.lockout_ended(&listener.name, ended.source, now);
+            let listeners = &self.bound.listeners;
+            if let Some(listener) = listeners.iter().find(|known| known.index == ended.listener) {
+                shared.audit.lockout_ended(&listener.name, ended.network, now);
             }
         }
-        for listener in &self.bound.listeners {
-            let locked = shared.throttle.locked_at(listener.index);
-            listener
-                .metrics
-                .locked_sources
-                .set(i64::try_from(locked).unwrap_or(i64::MAX));
-        }
+        control::tell_metrics(&self.bound.listeners, shared, now);
         shared.audit.tick(now);
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::audit::{Audit, CredentialChange};
+use crate::auth::Users;
 use crate::config::{self, Config, Diagnostic, Severity, code};
 use crate::metrics::{CertificateRole, Metrics, MetricsError, UpstreamMetrics};
 use crate::tls;
@@ -103,6 +105,10 @@ impl Serving {
         refuse(upstreams(old) != upstreams(new), "the set of upstreams");
         refuse(old.server.workers != new.server.workers, "server.workers");
         refuse(old.admin.address != new.admin.address, "admin.address");
+        refuse(
+            old.admin.control_socket != new.admin.control_socket,
+            "admin.control_socket",
+        );
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
@@ -111,14 +117,21 @@ impl Serving {
         let bound = &mut self.bound;
         let environment = |name: &str| bound.sources.env.get(name).cloned();
         let metrics = Arc::clone(&bound.shared.metrics);
+        let audit = Arc::clone(&bound.shared.audit);
         let Built {
             listeners: prepared,
             upstreams,
-        } = prepare::build(&config, &environment, &counters::of(&metrics))?;
+        } = prepare::build(&config, &environment, &counters::of(&metrics, &audit))?;
         // Names and order are those of before, or a restart would have been asked for.
         let upstreams: Vec<_> = std::iter::zip(&bound.upstreams, upstreams)
             .map(|(present, next)| present.replaced_by(next))
             .collect();
+        for (old, new) in std::iter::zip(&bound.upstreams, &upstreams) {
+            // One that goes on says itself that its credential has changed.
+            if !Arc::ptr_eq(old, new) && !new.has_same_credential(old) {
+                audit.upstream_credential_changed(new.name());
+            }
+        }
         tell_metrics(&config, &prepared, &upstreams, &metrics);
         let expiries = Expiries::new(&config, &prepared, &upstreams);
         let mut settings = Vec::new();
@@ -140,7 +153,12 @@ impl Serving {
                 .metrics
                 .connections_max
                 .set(i64::try_from(settings.config.max_connections).unwrap_or(i64::MAX));
-            listener.settings.store(Arc::new(settings));
+            let users = Arc::clone(&settings.users);
+            let before = listener.settings.swap(Arc::new(settings));
+            audit_credentials(&audit, &listener.name, &before.users, &users);
+            bound.shared.throttle.retain_users(listener.index, &|name| {
+                users.get(name).is_some_and(|user| user.enabled)
+            });
         }
         bound.shared.limits.reconfigure(&config);
         bound.shared.throttle.reconfigure(&config.login);
@@ -151,6 +169,28 @@ impl Serving {
         // Workers ask their sessions to look at the new settings.
         self.reloads.send_replace(self.bound.served());
         Ok(())
+    }
+}
+
+/// Whose passwords are others than before. Rules that changed are no credential.
+fn audit_credentials(audit: &Audit, listener: &str, before: &Users, after: &Users) {
+    let enabled = |users: &Users, name: &str| users.get(name).filter(|user| user.enabled).map(Arc::clone);
+    for name in after.names() {
+        let change = match (enabled(before, name), enabled(after, name)) {
+            (None, Some(_)) if before.get(name).is_none() => CredentialChange::Added,
+            (None, Some(_)) => CredentialChange::Changed,
+            (Some(_), None) => CredentialChange::Removed,
+            (Some(old), Some(new)) if old.passwords != new.passwords || old.nopass != new.nopass => {
+                CredentialChange::Changed
+            }
+            _ => continue,
+        };
+        audit.user_credential_changed(listener, name, change);
+    }
+    for name in before.names() {
+        if after.get(name).is_none() {
+            audit.user_credential_changed(listener, name, CredentialChange::Removed);
+        }
     }
 }
 

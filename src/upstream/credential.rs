@@ -37,6 +37,11 @@ impl CredentialStore {
         })
     }
 
+    /// Whether both hold the same passwords at present.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.current.load().credential == other.current.load().credential
+    }
+
     /// Reads a file again; `true` if there is something else in it. The environment cannot change.
     pub(super) async fn reload(&self) -> Result<bool, CredentialError> {
         let Some(file) = self.source.file() else {

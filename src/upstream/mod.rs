@@ -287,6 +287,14 @@ impl Upstream {
         Ok(changed)
     }
 
+    /// Whether both log in to Redis with the same passwords.
+    pub fn has_same_credential(&self, other: &Self) -> bool {
+        match (&self.credential, &other.credential) {
+            (Some(ours), Some(theirs)) => ours.is_same(theirs),
+            (ours, theirs) => ours.is_none() && theirs.is_none(),
+        }
+    }
+
     /// Reads the certificate files again and uses them from the next connection on.
     ///
     /// # Errors

@@ -980,7 +980,7 @@ fn sessions_move_between_workers_and_lose_nothing() {
                 let mut count = 0_u64;
                 assert_eq!(client.call(&format!("CLIENT SETNAME name-{number}")), "+OK");
                 assert_eq!(client.call(&format!("SELECT {}", number % 3)), "+OK");
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while count == 0 || !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     count += 1;
                     client.send(&pipeline(&[
                         &format!("INCR counter-{number}"),

@@ -60,7 +60,10 @@ fn config(max_connections: usize, max_unauthenticated: usize, listeners: Vec<Lis
             watch_interval: Duration::from_secs(2),
             connections: Connections::Dedicated,
         },
-        admin: Admin { address: None },
+        admin: Admin {
+            address: None,
+            control_socket: None,
+        },
         log: Log {
             format: LogFormat::Auto,
             filter: "info".into(),
@@ -75,6 +78,8 @@ fn config(max_connections: usize, max_unauthenticated: usize, listeners: Vec<Lis
             lockout_first: Duration::from_secs(10),
             lockout_max: Duration::from_secs(900),
             max_sources: 65_536,
+            aggregate_after: 16,
+            max_failures_per_second: 100,
         },
         upstreams: Vec::new(),
         listeners,

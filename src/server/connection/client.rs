@@ -10,7 +10,7 @@ use crate::acl::DenyReason;
 use crate::audit;
 use crate::auth::{AuthFailure, Users};
 use crate::config;
-use crate::limits::{ConnectionPermit, Reject, Throttle};
+use crate::limits::{ConnectionPermit, Network, Reject, Throttle};
 use crate::metrics::{
     CloseReason, ConnectionGuard, LaneKind, ListenerMetrics, Side, Tally, UpstreamClosed, UpstreamMetrics,
 };
@@ -203,8 +203,8 @@ impl Client {
     }
 
     /// Counts and audits the beginning of a lockout.
-    pub(super) fn locked_out(&self, lockout: Duration) {
-        self.listener.locked_out(lockout, &self.peer);
+    pub(super) fn locked_out(&self, network: Network, lockout: Duration) {
+        self.listener.locked_out(network, lockout, &self.peer);
     }
 
     /// Counts and audits a limit that was reached at login.
@@ -215,6 +215,16 @@ impl Client {
     /// Counts and audits a command that was refused; `command` is the table's name, `None` if it is not in it.
     pub(super) fn denied(&self, user: &str, command: Option<&'static str>, reason: DenyReason) {
         self.listener.denied(user, command, reason, &self.peer);
+    }
+
+    /// Audits a command that administers the server and was allowed.
+    pub(super) fn admin_command(&self, user: &str, command: &'static str) {
+        self.listener.admin_command(user, command, &self.peer);
+    }
+
+    /// Audits the end of a session whose credential a reload took away.
+    pub(super) fn credential_removed(&self, user: &str) {
+        self.listener.credential_removed(user, &self.peer);
     }
 
     /// Counts a client that does not speak RESP.

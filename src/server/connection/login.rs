@@ -1,9 +1,9 @@
-//! The verdict on credentials: lockout first, then the password, then the user's limit.
+//! The verdict on credentials: lockout and budget first, then the password, then the user's limit.
 
 use std::time::{Duration, Instant};
 
 use crate::auth::{AuthFailure, AuthMethod, Identity};
-use crate::limits::{self, Reject};
+use crate::limits::{self, Attempt, Cause, Reject};
 use crate::session::Login;
 
 use super::Client;
@@ -26,14 +26,22 @@ pub(super) enum Verdict {
 /// Judges credentials, counts and audits the outcome.
 pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Verdict {
     client.metrics().auth_attempt(AuthMethod::Password.label());
-    let source = client.permit.source();
-    // Before any work on the password: a locked-out source learns nothing, not even whether it is right now.
-    if let limits::Verdict::LockedOut { .. } = client.throttle().check(source, now) {
-        client.auth_failed(&AuthFailure::LockedOut, Some(login.user));
-        return Verdict::Refused {
-            failure: AuthFailure::LockedOut,
-            delay: LOCKED_OUT_DELAY,
-        };
+    let attempt = Attempt {
+        source: client.permit.source(),
+        listener: client.listener_index(),
+        user: login.user,
+    };
+    // Before any work on the password: who is refused here learns nothing, not even whether it is right now.
+    match client.throttle().check(attempt, now) {
+        limits::Verdict::Allow | limits::Verdict::Delay(..) => {}
+        limits::Verdict::LockedOut { .. } => {
+            client.auth_failed(&AuthFailure::LockedOut, Some(login.user));
+            return refused(client, AuthFailure::LockedOut, UNHEARD_DELAY, Cause::Lockout);
+        }
+        limits::Verdict::OverBudget => {
+            client.auth_failed(&AuthFailure::OverBudget, Some(login.user));
+            return refused(client, AuthFailure::OverBudget, UNHEARD_DELAY, Cause::Budget);
+        }
     }
     let verdict = client.users().authenticate(login.user, login.password);
     // Behind the work on the password, so that its time says nothing.
@@ -47,34 +55,49 @@ pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Ver
         }
     });
     match verdict {
-        Ok(identity) => match client.permit.authenticated(&identity.user.name) {
-            Ok(()) => {
-                client.throttle().succeeded(source, now);
-                client.authenticated();
-                Verdict::Granted(identity)
+        Ok(identity) => {
+            client.throttle().succeeded(attempt, now);
+            match client.permit.authenticated(&identity.user.name) {
+                Ok(()) => {
+                    client.authenticated();
+                    Verdict::Granted(identity)
+                }
+                Err(reject) => {
+                    client.rejected(reject);
+                    Verdict::Rejected(reject)
+                }
             }
-            Err(reject) => {
-                client.rejected(reject);
-                Verdict::Rejected(reject)
-            }
-        },
+        }
         Err(failure) => {
             client.auth_failed(&failure, Some(login.user));
-            let delay = match client.throttle().failed(source, client.listener_index(), now) {
-                limits::Verdict::Allow => Duration::ZERO,
-                limits::Verdict::Delay(delay) => delay,
-                limits::Verdict::LockedOut { begins, until } => {
+            let verdict = client.throttle().failed(attempt, failure.user().is_some(), now);
+            match verdict {
+                limits::Verdict::Allow | limits::Verdict::OverBudget => Verdict::Refused {
+                    failure,
+                    delay: Duration::ZERO,
+                },
+                limits::Verdict::Delay(delay, cause) => refused(client, failure, delay, cause),
+                limits::Verdict::LockedOut {
+                    network,
+                    until,
+                    begins,
+                } => {
                     if begins {
-                        client.locked_out(until.saturating_duration_since(now));
+                        client.locked_out(network, until.saturating_duration_since(now));
                     }
-                    LOCKED_OUT_DELAY
+                    refused(client, failure, UNHEARD_DELAY, Cause::Lockout)
                 }
-            };
-            Verdict::Refused { failure, delay }
+            }
         }
     }
 }
 
-/// How long the answer to a source that is locked out takes: long enough that asking on is pointless, short
+/// A refusal that is held back.
+fn refused(client: &Client, failure: AuthFailure, delay: Duration, cause: Cause) -> Verdict {
+    client.metrics().auth_delayed(cause);
+    Verdict::Refused { failure, delay }
+}
+
+/// How long the answer to a client takes whose password is not looked at: long enough that asking on is pointless, short
 /// enough for a person who mistyped.
-const LOCKED_OUT_DELAY: Duration = Duration::from_secs(2);
+const UNHEARD_DELAY: Duration = Duration::from_secs(2);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::acl::{Denied, DenyReason};
+use crate::acl::{Class, Denied, DenyReason};
 use crate::auth::AuthFailure;
 use crate::metrics::{CloseReason, GaugeGuard, Side, UpstreamClosed};
 use crate::net::Stream;
@@ -832,6 +832,9 @@ impl Relay {
                 }
                 self.session.forwarded(expect, self.client.worker.stamp(now));
                 self.client.tally.command(command.id.index());
+                if command.class == Class::Admin {
+                    self.admin_command(command.name);
+                }
                 return Ok(Handled::Consumed(Fate::Deliver));
             }
             Action::Substitute { request, expect } => {
@@ -960,6 +963,14 @@ impl Relay {
         }
     }
 
+    /// Apart, so that the way of all other commands stays short.
+    #[cold]
+    fn admin_command(&self, name: &'static str) {
+        if let Some(identity) = self.session.identity() {
+            self.client.admin_command(&identity.user.name, name);
+        }
+    }
+
     // --- time and orders ---------------------------------------------------------------------------------------
 
     fn poll_alarms(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Stop> {
@@ -1030,6 +1041,9 @@ impl Relay {
             return Ok(());
         }
         // The credential is gone, or the right to be here or to listen to what the session listens to.
+        if let Some(identity) = self.session.identity() {
+            self.client.credential_removed(&identity.user.name);
+        }
         Err(Stop::silent(CloseReason::CredentialRemoved))
     }
 

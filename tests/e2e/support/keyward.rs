@@ -164,6 +164,23 @@ impl Setup {
         self
     }
 
+    /// A further line for `[admin]`.
+    pub(crate) fn admin(mut self, line: &str) -> Self {
+        self.admin.push('\n');
+        self.admin.push_str(line);
+        self
+    }
+
+    /// The control socket, at this path in the test's directory.
+    pub(crate) fn control_socket(self) -> Self {
+        let line = format!("control_socket = {:?}", self.control_path());
+        self.admin(&line)
+    }
+
+    pub(crate) fn control_path(&self) -> PathBuf {
+        self.dir.path().join("control.sock")
+    }
+
     pub(crate) fn login(mut self, line: &str) -> Self {
         set(&mut self.login, line);
         self
