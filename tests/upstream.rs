@@ -48,6 +48,7 @@ impl Plan {
             connect_timeout: PATIENCE,
             auth_timeout: PATIENCE,
             pool: config::UpstreamPool::default(),
+            require_least_privilege: false,
         };
         Self {
             section,

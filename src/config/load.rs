@@ -15,7 +15,7 @@ use super::context::{Context, Place, Setting};
 use super::diagnostic::{Diagnostic, SourceText};
 use super::raw::{self, RawConfig, Table};
 use super::{
-    Admin, Config, Connections, Log, LogFormat, Login, Server, address, code, env, listener, upstream, user,
+    Admin, Config, Connections, Log, LogFormat, Login, Server, address, code, env, identity, listener, upstream, user,
 };
 
 /// Where a configuration comes from.
@@ -198,6 +198,7 @@ fn build(
         implied: implied.listener,
     };
     let listeners = listener::check_all(context, &raw.listeners, &shared);
+    identity::check_together(context, &raw.users, &users, &listeners);
     listener::check_loops(context, raw, &listeners, &upstreams, &admin);
     let sound = upstreams.iter().all(|checked| checked.sound)
         && listeners.iter().all(|checked| checked.sound)

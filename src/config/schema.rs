@@ -12,6 +12,8 @@ pub enum Kind {
     Boolean,
     /// An array of strings.
     List,
+    /// An array of names or numbers.
+    Ids,
     /// A table (inline or with a header) with these keys.
     Table(&'static [Key]),
 }
@@ -133,6 +135,7 @@ const UPSTREAM: &[Key] = &[
     integer("pool_min"),
     integer("pool_max"),
     text("pool_idle_time"),
+    boolean("require_least_privilege"),
 ];
 
 const LISTENER: &[Key] = &[
@@ -176,6 +179,18 @@ const USER: &[Key] = &[
     secret("password_hashes", Kind::List),
     text("acl"),
     integer("max_connections"),
+    list("certificate_uris"),
+    list("certificate_dns_names"),
+    text("certificate_common_name"),
+    boolean("certificate_required"),
+    Key {
+        name: "unix_users",
+        kind: Kind::Ids,
+        secret: false,
+    },
+    text("upstream_username"),
+    text("upstream_password_file"),
+    secret("upstream_password_env", Kind::Text),
 ];
 
 /// Words of other programs for a key of ours.
@@ -193,6 +208,10 @@ pub(super) const SYNONYMS: &[(&str, &str)] = &[
     ("timeout", "idle_timeout"),
     ("rules", "acl"),
     ("password_hash", "password_hashes"),
+    ("certificate_uri", "certificate_uris"),
+    ("certificate_dns", "certificate_dns_names"),
+    ("certificate_cn", "certificate_common_name"),
+    ("unix_uids", "unix_users"),
     ("insecure_skip_verify", "unsafe_skip_verify"),
     ("allow_insecure_upstream", "unsafe_plaintext"),
     ("insecure_no_auth", "unsafe_no_login"),

@@ -43,7 +43,7 @@ impl Default for Labels {
                 "source_not_allowed",
                 "client_cert_mismatch",
             ],
-            auth_methods: &["password", "client_cert", "none"],
+            auth_methods: &["password", "client_cert", "unix_user", "none"],
             tls_handshake_failures: &[
                 "plaintext",
                 "version",

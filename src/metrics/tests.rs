@@ -42,7 +42,7 @@ fn has(metrics: &Metrics, series: &str, expected: f64) {
 /// Counts something of each kind whose series are not there from the beginning.
 fn use_everything(metrics: &Metrics) {
     metrics.user_credential_changed("app", 1e9);
-    metrics.upstream("main").credential_changed(1e9);
+    metrics.upstream("main").credential_changed("", 1e9);
     metrics.set_certificates([(CertificateRole::Listener, "gateway", 2_000_000_000)]);
     metrics.set_revocation_lists([("gateway", 2_000_000_000)]);
     metrics.listener("gateway").tally().command(0);
@@ -149,7 +149,7 @@ fn all_refusals_are_at_zero_before_anything_has_happened() {
         r#"keyward_protocol_errors_total{listener="gateway",side="upstream"}"#,
         r#"keyward_error_replies_total{err="OOM",upstream="main"}"#,
         r#"keyward_upstream_connect_failures_total{reason="dns",upstream="main"}"#,
-        r#"keyward_upstream_auth_failures_total{reason="wrongpass",upstream="main"}"#,
+        r#"keyward_upstream_auth_failures_total{reason="wrongpass",upstream="main",user=""}"#,
         r#"keyward_upstream_closed_total{upstream="main",when="reply"}"#,
         r#"keyward_config_reloads_total{result="failure"}"#,
         r#"keyward_log_messages_total{level="error"}"#,

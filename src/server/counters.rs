@@ -23,13 +23,13 @@ impl Counters for UpstreamCounters {
         self.0.connect_failed(reason.label());
     }
 
-    fn auth_failed(&self, reason: AuthRefusal) {
-        self.0.auth_failed(reason.label());
+    fn auth_failed(&self, user: &str, reason: AuthRefusal) {
+        self.0.auth_failed(user, reason.label());
     }
 
-    fn credential_changed(&self, at: SystemTime) {
+    fn credential_changed(&self, user: &str, at: SystemTime) {
         self.0
-            .credential_changed(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+            .credential_changed(user, at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     }
 
     fn waiting(&self) -> OpenGuard {

@@ -160,6 +160,11 @@ pub(super) fn tell_metrics(
 ) {
     let mut certificates = Vec::new();
     let mut lists = Vec::new();
+    for upstream in upstreams {
+        for login in upstream.logins() {
+            metrics.upstream(upstream.name()).prepare_login(login.user());
+        }
+    }
     for (section, prepared) in config.listeners.iter().zip(prepared) {
         metrics.add_users(&section.name, &prepared.users.names());
         lists.extend(prepared.crl_next_update.map(|end| (section.name.as_str(), end)));
@@ -228,7 +233,9 @@ impl Settings {
             login: login.clone(),
             max_handshakes: server.max_tls_handshakes,
             tls: prepared.tls,
+            clients: prepared.clients,
             users: prepared.users,
+            own_logins: prepared.own_logins,
             upstream,
             upstream_metrics,
         })

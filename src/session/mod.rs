@@ -17,6 +17,9 @@ mod login;
 mod pending;
 mod refusal;
 mod state;
+mod whoami;
+
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
@@ -132,7 +135,8 @@ pub struct Rules {
 pub struct Session {
     rules: Rules,
     identity: Option<Identity>,
-    /// The user of a listener without login, whom RESET returns to.
+    /// Who the client is without AUTH, whom RESET returns to: the user of a listener without login, or the one that the
+    /// connection itself shows.
     open: Option<Identity>,
     /// Commands so far of a client that has not logged in.
     commands: u32,
@@ -147,6 +151,8 @@ pub struct Session {
     closing: Option<Closing>,
     /// Where everything outstanding travels.
     route: Route,
+    /// The listener that the client is connected to.
+    listener: Arc<str>,
 }
 
 /// CLIENT REPLY.
@@ -177,7 +183,7 @@ enum Current {
 }
 
 impl Session {
-    /// A session of a client that has said nothing yet; `open` is the user of a listener without login.
+    /// A session of a client that has said nothing yet; `open` is who it is without AUTH.
     pub fn new(rules: Rules, open: Option<Identity>) -> Self {
         Self {
             rules,
@@ -192,7 +198,20 @@ impl Session {
             current: Current::None,
             closing: None,
             route: Route::Own,
+            listener: Arc::default(),
         }
+    }
+
+    /// The same at the listener of this name.
+    #[must_use]
+    pub fn at_listener(mut self, name: &Arc<str>) -> Self {
+        self.listener = Arc::clone(name);
+        self
+    }
+
+    /// Whom RESET returns to, after a reload.
+    pub fn set_open(&mut self, open: Option<Identity>) {
+        self.open = open;
     }
 
     /// Who the client is, once it has logged in.
@@ -216,9 +235,6 @@ impl Session {
         let may_listen = self.state.listens_with().all(|name| {
             matches!(acl::resolve(name, None), Resolved::Command(command) if identity.user.may_run(command))
         });
-        if self.open.is_some() {
-            self.open = Some(identity.clone());
-        }
         self.identity = Some(identity);
         may_listen
     }
@@ -283,6 +299,9 @@ impl Session {
                 // A PROXY header where none is expected: its address must not even look accepted.
                 self.dismiss(refusal::PROXY_HEADER, Closing::Malformed, out);
                 return Action::Answered;
+            }
+            Resolved::Unknown if self.identity.is_some() && name.eq_ignore_ascii_case(whoami::OURS) => {
+                return self.ours(args, out);
             }
             Resolved::Unknown => {
                 *note = Some(Note::Unknown);
@@ -349,6 +368,9 @@ impl Session {
             return self.refuse(refusal::MONITORING, out);
         }
         let args = request.args;
+        if command.role == Role::AclWhoAmI {
+            return self.acl_whoami(args, out);
+        }
         if self.rules.sharing {
             if matches!(
                 command.role,
@@ -566,9 +588,9 @@ impl Session {
         }
     }
 
-    /// Whether the next request for a lane of the session's own must wait for replies from a shared one.
+    /// Whether the next request must wait for all replies, because it may need another lane than those before it.
     fn must_cross(&mut self) -> bool {
-        let crossing = self.rules.sharing && !self.pending.is_empty();
+        let crossing = !self.pending.is_empty();
         if !crossing {
             self.route = Route::Own;
         }

@@ -219,6 +219,11 @@ impl DialError {
 }
 
 impl DialReason {
+    /// Whether it is about our login alone, and not about the server.
+    pub(super) fn is_about_login(self) -> bool {
+        matches!(self, Self::AuthRefused | Self::NoPasswordSet)
+    }
+
     /// Every label, to create the metric series beforehand.
     pub const LABELS: &'static [&'static str] = &[
         "dns",

@@ -15,17 +15,21 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use zeroize::Zeroizing;
 
 use super::credential::{CredentialStore, Passwords};
-use super::{AuthRefusal, DialError, Upstream};
+use super::{AuthRefusal, DialError, Login, Upstream};
 use crate::net::Stream;
 use crate::resp::{ReplyError, ReplyScan, ReplyScanner};
 use crate::tls::{ConnectFailure, TlsReason};
 
 /// Logs in and selects the database. TLS, if any, is verified by now; before that nothing of this runs.
-pub(super) async fn log_in(upstream: &Upstream, stream: &mut Stream) -> Result<(), DialError> {
+pub(super) async fn log_in(
+    upstream: &Upstream,
+    login: &Login,
+    stream: &mut Stream,
+) -> Result<(), DialError> {
     let mut link = Link::new(stream);
     link.check_greeting().await?;
-    match &upstream.credential {
-        Some(store) => authenticate(upstream, store, &mut link).await?,
+    match &login.store {
+        Some(store) => authenticate(upstream, login, store, &mut link).await?,
         None => check_open(&mut link).await?,
     }
     if upstream.database() != 0 {
@@ -60,16 +64,17 @@ pub(super) enum Pong {
 /// Sends AUTH with each password until one is taken; reads the secret again once when all are refused (F-16).
 async fn authenticate(
     upstream: &Upstream,
+    login: &Login,
     store: &CredentialStore,
     link: &mut Link<'_>,
 ) -> Result<(), DialError> {
-    let user = upstream.section.username.as_deref();
+    let user = login.username();
     if try_passwords(user, &store.current(), link).await? {
         return Ok(());
     }
     // A credential that cannot be read again is as good as one that has not changed; the refusal says it all.
     if store.reload().await.unwrap_or(false) {
-        upstream.credential_changed(store);
+        upstream.credential_changed(login, store);
         if try_passwords(user, &store.current(), link).await? {
             return Ok(());
         }

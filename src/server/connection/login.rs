@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::auth::{AuthFailure, AuthMethod, Identity};
+use crate::auth::{AuthFailure, AuthMethod, Evidence, Identity};
 use crate::limits::{self, Reject};
 use crate::session::Login;
 
@@ -24,7 +24,7 @@ pub(super) enum Verdict {
 }
 
 /// Judges credentials, counts and audits the outcome.
-pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Verdict {
+pub(super) fn judge(client: &mut Client, login: &Login<'_>, evidence: &Evidence, now: Instant) -> Verdict {
     client.metrics().auth_attempt(AuthMethod::Password.label());
     let source = client.permit.source();
     // Before any work on the password: a locked-out source learns nothing, not even whether it is right now.
@@ -35,7 +35,7 @@ pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Ver
             delay: LOCKED_OUT_DELAY,
         };
     }
-    match client.users().authenticate(login.user, login.password) {
+    match client.users().authenticate_with(login.user, login.password, evidence) {
         Ok(identity) => match client.permit.authenticated(&identity.user.name) {
             Ok(()) => {
                 client.throttle().succeeded(source, now);
