@@ -483,7 +483,10 @@ mod tests {
     #[test]
     fn any_password_does_for_nopass_and_open_is_default_only() {
         let open = users(MANY);
-        assert_eq!(open.authenticate(b"default", b"anything").unwrap().proof, Proof::AnyPassword);
+        assert_eq!(
+            open.authenticate(b"default", b"anything").unwrap().proof,
+            Proof::AnyPassword
+        );
         assert_eq!(open.open().unwrap().user.name, "default");
         for closed in [
             "user default on >one ~* &* +@all",
@@ -528,7 +531,7 @@ mod tests {
         assert_eq!(failures.each_ref().map(AuthFailure::label), AuthFailure::LABELS);
         assert_eq!(
             AuthMethod::ALL.map(AuthMethod::label),
-            ["password", "client_cert", "none"]
+            ["password", "client_cert", "unix_user", "none"]
         );
         for failure in failures {
             assert!(

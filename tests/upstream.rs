@@ -160,10 +160,10 @@ impl Counters for Tally {
     fn connect_failed(&self, reason: DialReason) {
         self.failures.lock().unwrap().push(reason.label());
     }
-    fn auth_failed(&self, reason: AuthRefusal) {
+    fn auth_failed(&self, _: &str, reason: AuthRefusal) {
         self.refusals.lock().unwrap().push(reason.label());
     }
-    fn credential_changed(&self, _: SystemTime) {
+    fn credential_changed(&self, _: &str, _: SystemTime) {
         self.credentials.fetch_add(1, Ordering::Relaxed);
     }
     fn up(&self, up: bool) {

@@ -156,7 +156,10 @@ mod tests {
         users(
             RULES,
             &[
-                ("web", with(&[uri("spiffe://prod/web"), dns("web.test")], false, &[7])),
+                (
+                    "web",
+                    with(&[uri("spiffe://prod/web"), dns("web.test")], false, &[7]),
+                ),
                 ("both", with(&[common_name("both")], true, &[])),
                 ("off", with(&[dns("off.test")], false, &[8])),
             ],
@@ -177,7 +180,11 @@ mod tests {
         assert_eq!(name(&users, &certificate(&[uri("spiffe://prod/web")])), web);
         assert_eq!(name(&users, &certificate(&[dns("other"), dns("web.test")])), web);
         let both_names = certificate(&[uri("spiffe://prod/web"), dns("web.test")]);
-        assert_eq!(name(&users, &both_names), web, "two names of one user are no doubt");
+        assert_eq!(
+            name(&users, &both_names),
+            web,
+            "two names of one user are no doubt"
+        );
         for names in [
             vec![],
             vec![dns("WEB.test")],
@@ -192,9 +199,16 @@ mod tests {
             // Two users.
             vec![dns("web.test"), common_name("both")],
         ] {
-            assert_eq!(name(&users, &certificate(&names)), Err("client_cert_not_mapped"), "{names:?}");
+            assert_eq!(
+                name(&users, &certificate(&names)),
+                Err("client_cert_not_mapped"),
+                "{names:?}"
+            );
         }
-        assert_eq!(name(&users, &certificate(&[dns("off.test")])), Err("user_disabled"));
+        assert_eq!(
+            name(&users, &certificate(&[dns("off.test")])),
+            Err("user_disabled")
+        );
         assert_eq!(name(&users, &Evidence::Nothing), Ok(None));
     }
 
@@ -232,12 +246,19 @@ mod tests {
             certificate(&[dns("web.test")]),
             certificate(&[]),
         ] {
-            assert_eq!(log_in("both", b"one", &other), Err("client_cert_mismatch"), "{other:?}");
+            assert_eq!(
+                log_in("both", b"one", &other),
+                Err("client_cert_mismatch"),
+                "{other:?}"
+            );
         }
         // Others are what they are by their passwords alone, and who has none is not reached by AUTH.
         assert_eq!(log_in("plain", b"two", &own), Ok(Proof::Password(0)));
         for password in [b"" as &[u8], b"one", b"web"] {
-            assert_eq!(log_in("web", password, &certificate(&[dns("web.test")])), Err("bad_password"));
+            assert_eq!(
+                log_in("web", password, &certificate(&[dns("web.test")])),
+                Err("bad_password")
+            );
         }
     }
 
@@ -250,18 +271,26 @@ mod tests {
         let own = certificate(&[common_name("both")]);
         let both = before.authenticate_with(b"both", b"one", &own).unwrap();
         let plain = before.authenticate_with(b"plain", b"two", &shown).unwrap();
-        assert!(before.refresh_with(&web, &shown).is_some() && before.refresh_with(&local, &by_uid).is_some());
+        assert!(
+            before.refresh_with(&web, &shown).is_some() && before.refresh_with(&local, &by_uid).is_some()
+        );
         assert!(before.refresh_with(&both, &own).is_some() && before.refresh_with(&plain, &shown).is_some());
 
         let moved = users(RULES, &[("plain", with(&[dns("web.test")], false, &[7]))]);
         assert!(moved.refresh_with(&web, &shown).is_none(), "another's now");
         assert!(moved.refresh_with(&local, &by_uid).is_none());
-        assert!(moved.refresh_with(&both, &own).is_none(), "its certificate is nobody's");
+        assert!(
+            moved.refresh_with(&both, &own).is_none(),
+            "its certificate is nobody's"
+        );
         assert!(moved.refresh_with(&plain, &shown).is_some());
         let gone = users(RULES, &[]);
         assert!(gone.refresh_with(&web, &shown).is_none() && gone.refresh_with(&local, &by_uid).is_none());
         let stricter = users(RULES, &[("web", with(&[dns("web.test")], true, &[]))]);
-        assert!(stricter.refresh_with(&web, &shown).is_none(), "a password is needed as well now");
+        assert!(
+            stricter.refresh_with(&web, &shown).is_none(),
+            "a password is needed as well now"
+        );
         let stricter = users(RULES, &[("plain", with(&[dns("plain.test")], true, &[]))]);
         assert!(stricter.refresh_with(&plain, &Evidence::Nothing).is_none());
     }
@@ -275,7 +304,10 @@ mod tests {
                 ("plain", with(&[dns("x.test")], false, &[7])),
             ],
         );
-        assert_eq!(name(&users, &certificate(&[dns("x.test")])), Err("client_cert_not_mapped"));
+        assert_eq!(
+            name(&users, &certificate(&[dns("x.test")])),
+            Err("client_cert_not_mapped")
+        );
         assert_eq!(name(&users, &Evidence::UnixUser(7)), Ok(None));
     }
 }

@@ -98,7 +98,12 @@ pub(super) fn unix_users(context: &mut Context<'_>, table: &Table) -> Option<Vec
     context.record(table, KEY, words.join(", "), &table.place_of(KEY));
     let mut ids = Vec::new();
     for item in &items {
-        match item.value.parse().ok().or_else(|| look_up(&item.value, "/etc/passwd")) {
+        match item
+            .value
+            .parse()
+            .ok()
+            .or_else(|| look_up(&item.value, "/etc/passwd"))
+        {
             Some(id) if ids.contains(&id) => {
                 context.error(code::DUPLICATE, &item.place, "the same user of this host twice");
             }
@@ -178,7 +183,9 @@ pub(super) fn certificate_required(
                     &required.place,
                     "`certificate_required` asks for a password and a certificate, and there is no password",
                 )
-                .help("add password_file, or leave it out: without a password the certificate is needed anyway");
+                .help(
+                    "add password_file, or leave it out: without a password the certificate is needed anyway",
+                );
             Err(())
         }
         Some(true) if !table.has(KEY) => {
@@ -186,7 +193,9 @@ pub(super) fn certificate_required(
                 .error(
                     code::MISSING_KEY,
                     &table.place,
-                    format!("{title} has a password and a certificate, and it is not said whether it needs both"),
+                    format!(
+                        "{title} has a password and a certificate, and it is not said whether it needs both"
+                    ),
                 )
                 .help("certificate_required = true: both are needed; false: either of the two is enough");
             Err(())

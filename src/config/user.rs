@@ -261,7 +261,9 @@ fn inspect(
                 )
                 .label(fault.to_string());
             if fault == CredentialFault::NotSet {
-                message.help(format!("{env_key} takes the name of a variable that is set when Keyward starts"));
+                message.help(format!(
+                    "{env_key} takes the name of a variable that is set when Keyward starts"
+                ));
             }
             return false;
         }

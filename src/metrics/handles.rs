@@ -412,7 +412,9 @@ impl UpstreamMetrics {
         let mut former = self.asked_about.lock().unwrap_or_else(PoisonError::into_inner);
         for command in former.drain(..) {
             // One that was never there needs not be removed.
-            let _ = self.overprivileged.remove_label_values(&[self.name.as_str(), command]);
+            let _ = self
+                .overprivileged
+                .remove_label_values(&[self.name.as_str(), command]);
         }
         for (command, runs) in commands {
             self.overprivileged

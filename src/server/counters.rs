@@ -28,8 +28,10 @@ impl Counters for UpstreamCounters {
     }
 
     fn credential_changed(&self, user: &str, at: SystemTime) {
-        self.0
-            .credential_changed(user, at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        self.0.credential_changed(
+            user,
+            at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+        );
     }
 
     fn waiting(&self) -> OpenGuard {

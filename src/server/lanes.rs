@@ -120,9 +120,7 @@ impl Lanes {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|shared| shared.lane.is_open());
         let found = shared.iter().find(|shared| {
-            shared.listener == listener.index
-                && shared.user == user
-                && shared.lane.fits(target, state)
+            shared.listener == listener.index && shared.user == user && shared.lane.fits(target, state)
         });
         if let Some(found) = found {
             return Rc::clone(&found.lane);
@@ -170,9 +168,7 @@ impl Lanes {
     fn take_ready(&self, target: &Target, state: LaneState) -> Option<Box<Dialed>> {
         let fresh = fresh(&target.upstream);
         let mut idle = self.idle.borrow_mut();
-        let fits = |idle: &Idle| {
-            idle.target.is_same(target) && (idle.state == state || idle.state == fresh)
-        };
+        let fits = |idle: &Idle| idle.target.is_same(target) && (idle.state == state || idle.state == fresh);
         while let Some(index) = idle.iter().rposition(fits) {
             let Idle { mut lane, .. } = idle.remove(index);
             if lane.is_quiet(&mut Context::from_waker(Waker::noop()))
@@ -228,7 +224,8 @@ impl Lanes {
             .borrow_mut()
             .retain(|idle| idle.target.upstream.places().waiting() == 0);
         self.shared.borrow_mut().retain(|shared| {
-            let goes = SharedLane::is_unused(&shared.lane) && shared.lane.target().upstream.places().waiting() > 0;
+            let goes =
+                SharedLane::is_unused(&shared.lane) && shared.lane.target().upstream.places().waiting() > 0;
             if goes {
                 shared.lane.retire();
             }
@@ -291,7 +288,11 @@ impl Lanes {
         } in &*lanes.known.borrow()
         {
             let upstream = &target.upstream;
-            if upstream.is_failing() || target.login.is_refused() || upstream.places().waiting() > 0 {
+            if upstream.is_failing()
+                || !target.login.is_trusted()
+                || target.login.is_refused()
+                || upstream.places().waiting() > 0
+            {
                 continue;
             }
             let idle = lanes.idle.borrow();

@@ -191,7 +191,10 @@ impl Settings {
         let (Some(trust), true) = (&self.clients, stream.tls_state().is_some()) else {
             return true;
         };
-        let unchanged = former.clients.as_ref().is_some_and(|former| !trust.differs_from(former));
+        let unchanged = former
+            .clients
+            .as_ref()
+            .is_some_and(|former| !trust.differs_from(former));
         match stream.peer_certificates() {
             Some(_) if unchanged => true,
             Some(chain) => trust.accepts(chain),
@@ -201,7 +204,10 @@ impl Settings {
 
     /// The connections to Redis of this user.
     pub(super) fn target(&self, user: Option<&str>) -> Target {
-        Target::of(&self.upstream, user.filter(|user| self.own_logins.contains(*user)))
+        Target::of(
+            &self.upstream,
+            user.filter(|user| self.own_logins.contains(*user)),
+        )
     }
 }
 

@@ -95,7 +95,9 @@ pub(super) fn build(
             certificates,
             crl_next_update,
             users: Arc::new(Users::with_factors(users, factors(config, listener))),
-            own_logins: own_logins(config, listener).map(|(_, entry)| entry.name.clone()).collect(),
+            own_logins: own_logins(config, listener)
+                .map(|(_, entry)| entry.name.clone())
+                .collect(),
         });
     }
     let mut upstreams = Vec::new();
@@ -150,7 +152,10 @@ fn own_logins<'c>(
     config: &'c Config,
     listener: &'c config::Listener,
 ) -> impl Iterator<Item = (usize, &'c config::UserEntry)> {
-    let here = listener.users.iter().filter(|_| listener.login == LoginMode::Password);
+    let here = listener
+        .users
+        .iter()
+        .filter(|_| listener.login == LoginMode::Password);
     here.filter_map(|&index| Some((index, config.users.get(index)?)))
         .filter(|(_, entry)| entry.upstream_login.is_some())
 }

@@ -11,29 +11,33 @@ use super::counters;
 use super::expiry::Expiries;
 use super::listener::Settings;
 use super::prepare::{self, Built, Prepared};
+use super::privilege::Plan;
 use super::watch;
 use super::{Serving, now_unix};
 
 impl Serving {
     /// SIGHUP: the configuration and every file it names.
-    pub(super) fn reload_configuration(&mut self) {
-        let result = prepare::load(&self.bound.sources).and_then(|loaded| {
-            for warning in &loaded.warnings {
-                tracing::warn!(event = "configuration_warning", code = warning.code, message = %warning.message);
-            }
-            self.refuse_what_needs_a_restart(&loaded.config)?;
-            let files = watch::Files::new(prepare::watched_files(&loaded.config));
-            self.apply(loaded.config)?;
-            self.bound.files = files;
-            Ok(())
-        });
+    pub(super) async fn reload_configuration(&mut self) {
+        let result = self.load_and_apply().await;
         self.report("signal", result);
     }
 
+    async fn load_and_apply(&mut self) -> Result<(), Vec<Diagnostic>> {
+        let loaded = prepare::load(&self.bound.sources)?;
+        for warning in &loaded.warnings {
+            tracing::warn!(event = "configuration_warning", code = warning.code, message = %warning.message);
+        }
+        self.refuse_what_needs_a_restart(&loaded.config)?;
+        let files = watch::Files::new(prepare::watched_files(&loaded.config));
+        self.apply(loaded.config).await?;
+        self.bound.files = files;
+        Ok(())
+    }
+
     /// A watched file has changed: the configuration as it is, with the files as they are now.
-    pub(super) fn reload_files(&mut self) {
+    pub(super) async fn reload_files(&mut self) {
         let config = self.bound.config.clone();
-        let result = self.apply(config);
+        let result = self.apply(config).await;
         self.report("files", result);
     }
 
@@ -104,7 +108,7 @@ impl Serving {
     }
 
     /// Builds all, then swaps all.
-    fn apply(&mut self, config: Config) -> Result<(), Vec<Diagnostic>> {
+    async fn apply(&mut self, config: Config) -> Result<(), Vec<Diagnostic>> {
         let bound = &mut self.bound;
         let environment = |name: &str| bound.sources.env.get(name).cloned();
         let metrics = Arc::clone(&bound.shared.metrics);
@@ -112,6 +116,17 @@ impl Serving {
             listeners: prepared,
             upstreams,
         } = prepare::build(&config, &environment, &counters::of(&metrics))?;
+        let mut faults = Vec::new();
+        for (index, (section, next)) in config.upstreams.iter().zip(&upstreams).enumerate() {
+            if section.require_least_privilege {
+                // Signals wait meanwhile, for connect_timeout and auth_timeout and a few seconds at most.
+                let plan = Plan::of_prepared(next, index, &config, &prepared);
+                faults.extend(plan.demand(next).await.err());
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
         // Names and order are those of before, or a restart would have been asked for.
         let upstreams: Vec<_> = std::iter::zip(&bound.upstreams, upstreams)
             .map(|(present, next)| present.replaced_by(next))

@@ -97,12 +97,18 @@ mod tests {
             (vec!["web"], vec![SanType::DnsName(ia5("web.test\0.evil"))]),
             (
                 vec!["web"],
-                vec![SanType::URI(ia5("spiffe://prod/web")), SanType::URI(ia5("spiffe://prod/web\0"))],
+                vec![
+                    SanType::URI(ia5("spiffe://prod/web")),
+                    SanType::URI(ia5("spiffe://prod/web\0")),
+                ],
             ),
             (vec!["web"], vec![SanType::DnsName(ia5("web.test "))]),
         ] {
             let leaf = certificate(&common_names, &alternatives);
-            assert!(certificate_names(&leaf).is_empty(), "{common_names:?} {alternatives:?}");
+            assert!(
+                certificate_names(&leaf).is_empty(),
+                "{common_names:?} {alternatives:?}"
+            );
         }
     }
 

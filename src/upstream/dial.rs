@@ -34,6 +34,9 @@ impl Upstream {
         home: usize,
         mut idle: impl FnMut() -> Option<Box<Dialed>>,
     ) -> Result<Box<Dialed>, DialError> {
+        if !login.is_trusted() {
+            return Err(DialError::Unproven);
+        }
         if self.places.waiting() == 0
             && let Some(idle) = idle()
         {
@@ -69,7 +72,9 @@ impl Upstream {
     /// As [`Upstream::connection`].
     pub async fn dial(&self) -> Result<Dialed, DialError> {
         let own = Arc::clone(&self.own);
-        self.connection(&own, usize::MAX, || None).await.map(|dialed| *dialed)
+        self.connection(&own, usize::MAX, || None)
+            .await
+            .map(|dialed| *dialed)
     }
 
     /// Opens a connection at this place: resolve, connect, verify TLS, log in, select the database.

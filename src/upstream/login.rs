@@ -25,6 +25,8 @@ pub struct Login {
     said: Mutex<Option<Instant>>,
     /// A reload has put another in its place.
     retired: AtomicBool,
+    /// Clients may have connections with it.
+    trusted: AtomicBool,
 }
 
 /// Where a connection leads, and as whom: what lanes are kept apart by.
@@ -78,6 +80,7 @@ impl Login {
             refusal: Mutex::default(),
             said: Mutex::default(),
             retired: AtomicBool::new(false),
+            trusted: AtomicBool::new(true),
         }
     }
 
@@ -98,6 +101,17 @@ impl Login {
     /// Whether a reload has put another in its place.
     pub fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
+    }
+
+    /// Whether clients may have connections with it: without `require_least_privilege`, or once Redis has shown what it
+    /// refuses to this login.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted.load(Ordering::Acquire)
+    }
+
+    /// Records the outcome of that.
+    pub fn set_trusted(&self, trusted: bool) {
+        self.trusted.store(trusted, Ordering::Release);
     }
 
     pub(super) fn retire(&self) {
@@ -190,7 +204,9 @@ impl Target {
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Login")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 

@@ -24,6 +24,7 @@ mod handshake;
 mod login;
 mod pace;
 mod places;
+mod privilege;
 mod probe;
 mod shared;
 
@@ -187,6 +188,7 @@ impl Upstream {
             None => None,
         };
         let own = Login::own(section, environment)?;
+        own.set_trusted(!section.require_least_privilege);
         if let Some(store) = &own.store {
             counters.credential_changed("", store.changed());
         }
@@ -211,6 +213,7 @@ impl Upstream {
     #[must_use]
     pub fn with_logins(self, logins: Vec<Login>, own_serves: bool) -> Self {
         for login in &logins {
+            login.set_trusted(!self.section.require_least_privilege);
             if let Some(store) = &login.store {
                 self.counters.credential_changed(login.user(), store.changed());
             }
@@ -232,7 +235,10 @@ impl Upstream {
 
     /// All logins that clients use.
     pub fn logins(&self) -> Vec<Arc<Login>> {
-        let own = self.own_serves.load(Ordering::Acquire).then(|| Arc::clone(&self.own));
+        let own = self
+            .own_serves
+            .load(Ordering::Acquire)
+            .then(|| Arc::clone(&self.own));
         own.into_iter()
             .chain(self.logins.load().values().cloned())
             .collect()
@@ -269,7 +275,10 @@ impl Upstream {
             logins.insert(user.clone(), Arc::clone(login));
         }
         for (user, login) in &*former {
-            if !logins.get(user).is_some_and(|present| Arc::ptr_eq(present, login)) {
+            if !logins
+                .get(user)
+                .is_some_and(|present| Arc::ptr_eq(present, login))
+            {
                 login.retire();
             }
         }
@@ -281,6 +290,7 @@ impl Upstream {
 
     /// Passwords as they were read anew from the same place.
     fn adopt(&self, login: &Login, read: &Login) {
+        login.set_trusted(read.is_trusted());
         if let (Some(store), Some(read)) = (&login.store, &read.store)
             && store.adopt(read)
         {

@@ -209,7 +209,13 @@ impl Client {
     /// A place on the lane of this user's requests.
     pub(super) fn seat(&self, user: &str, state: LaneState) -> Seat {
         let lanes = &self.worker.lanes;
-        Seat::new(&lanes.shared(&self.worker, &self.listener, &self.settings, (&self.target, user), state))
+        Seat::new(&lanes.shared(
+            &self.worker,
+            &self.listener,
+            &self.settings,
+            (&self.target, user),
+            state,
+        ))
     }
 
     /// A connection of the session's own, and what state it is in.

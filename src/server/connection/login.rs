@@ -35,7 +35,10 @@ pub(super) fn judge(client: &mut Client, login: &Login<'_>, evidence: &Evidence,
             delay: LOCKED_OUT_DELAY,
         };
     }
-    match client.users().authenticate_with(login.user, login.password, evidence) {
+    match client
+        .users()
+        .authenticate_with(login.user, login.password, evidence)
+    {
         Ok(identity) => match client.permit.authenticated(&identity.user.name) {
             Ok(()) => {
                 client.throttle().succeeded(source, now);

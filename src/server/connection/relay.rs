@@ -857,7 +857,8 @@ impl Relay {
         match login::judge(&mut self.client, login, &evidence, now) {
             Verdict::Granted(identity) => {
                 self.login_deadline.clear();
-                if self.client.serves(Some(&identity.user.name)) && self.lane.is_some() && !self.leave_lane() {
+                if self.client.serves(Some(&identity.user.name)) && self.lane.is_some() && !self.leave_lane()
+                {
                     self.session
                         .dismiss(STATE_IS_ANOTHERS, Closing::Rejected, &mut self.out);
                     return Ok(());
