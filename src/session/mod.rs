@@ -153,6 +153,8 @@ pub struct Session {
     route: Route,
     /// The listener that the client is connected to.
     listener: Arc<str>,
+    /// Another user's requests may travel on connections with another login.
+    logins_differ: bool,
 }
 
 /// CLIENT REPLY.
@@ -199,6 +201,7 @@ impl Session {
             closing: None,
             route: Route::Own,
             listener: Arc::default(),
+            logins_differ: false,
         }
     }
 
@@ -207,6 +210,11 @@ impl Session {
     pub fn at_listener(mut self, name: &Arc<str>) -> Self {
         self.listener = Arc::clone(name);
         self
+    }
+
+    /// Whether connections to Redis differ in their login, so that another user needs another one.
+    pub fn set_logins_differ(&mut self, differ: bool) {
+        self.logins_differ = differ;
     }
 
     /// Whom RESET returns to, after a reload.
@@ -590,7 +598,7 @@ impl Session {
 
     /// Whether the next request must wait for all replies, because it may need another lane than those before it.
     fn must_cross(&mut self) -> bool {
-        let crossing = !self.pending.is_empty();
+        let crossing = (self.rules.sharing || self.logins_differ) && !self.pending.is_empty();
         if !crossing {
             self.route = Route::Own;
         }

@@ -20,6 +20,7 @@ mod cli;
 mod clients;
 mod commands;
 mod drain;
+mod identity;
 mod limits;
 mod login;
 mod logs;

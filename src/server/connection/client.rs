@@ -98,7 +98,8 @@ impl Client {
                 (None, Some(failure.reply()))
             }
         };
-        let session = Session::new(self.rules(), open).at_listener(&self.listener.name);
+        let mut session = Session::new(self.rules(), open).at_listener(&self.listener.name);
+        session.set_logins_differ(self.logins_differ());
         (session, refusal)
     }
 
@@ -123,6 +124,11 @@ impl Client {
         }
         self.open.authenticated();
         Ok(())
+    }
+
+    /// Whether users of this listener have logins of their own at Redis.
+    pub(super) fn logins_differ(&self) -> bool {
+        !self.settings.own_logins.is_empty()
     }
 
     /// Counts an attempt that failed before anything was sent.

@@ -1017,6 +1017,7 @@ impl Relay {
             self.client.serves(None);
         }
         self.session.set_open(open);
+        self.session.set_logins_differ(self.client.logins_differ());
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use rcgen::KeyUsagePurpose;
 use rcgen::RevocationReason;
 use rcgen::RevokedCertParams;
 use rcgen::RsaKeySize;
+use rcgen::SanType;
 use rcgen::SerialNumber;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
@@ -55,10 +56,12 @@ pub(crate) struct Identity {
 pub(crate) struct Wish<'a> {
     name: &'a str,
     names: Vec<String>,
-    usage: ExtendedKeyUsagePurpose,
+    usage: Option<ExtendedKeyUsagePurpose>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     rsa: bool,
+    uris: Vec<String>,
+    common_names: Option<Vec<String>>,
 }
 
 impl Authority {
@@ -113,19 +116,33 @@ impl Authority {
     }
 
     pub(crate) fn issue(&self, wish: Wish<'_>) -> Identity {
-        let mut params = CertificateParams::new(wish.names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, wish.name);
-        params.extended_key_usages = vec![wish.usage];
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
-        params.not_before = wish.not_before;
-        params.not_after = wish.not_after;
+        let params = wish.params();
+        self.sign(params, wish.name, wish.rsa)
+    }
+
+    /// A client certificate that nobody has signed but its owner.
+    pub(crate) fn self_signed(&self, wish: Wish<'_>) -> Identity {
+        let (params, key) = (wish.params(), KeyPair::generate().unwrap());
+        let leaf = params.self_signed(&key).unwrap();
+        let (certificate, serial) = (self.dir.path().join(format!("{}.self.pem", wish.name)), 0);
+        let identity = Identity {
+            key: certificate.with_extension("key"),
+            certificate,
+            chain: vec![leaf.der().clone()],
+            chain_pem: leaf.pem(),
+            key_der: key.serialize_der(),
+            key_pem: key.serialize_pem(),
+            serial,
+        };
+        identity.write_to(&identity.certificate, &identity.key);
+        identity
+    }
+
+    fn sign(&self, mut params: CertificateParams, name: &str, rsa: bool) -> Identity {
         params.use_authority_key_identifier_extension = true;
         let serial = fs::read_dir(self.dir.path()).unwrap().count() as u64 + 1000;
         params.serial_number = Some(SerialNumber::from(serial));
-        let key = if wish.rsa {
+        let key = if rsa {
             KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap()
         } else {
             KeyPair::generate().unwrap()
@@ -137,8 +154,8 @@ impl Authority {
             chain_pem.push_str(pem);
         }
         let identity = Identity {
-            certificate: self.dir.path().join(format!("{}.{serial}.crt.pem", wish.name)),
-            key: self.dir.path().join(format!("{}.{serial}.key", wish.name)),
+            certificate: self.dir.path().join(format!("{name}.{serial}.crt.pem")),
+            key: self.dir.path().join(format!("{name}.{serial}.key")),
             chain,
             chain_pem,
             key_der: key.serialize_der(),
@@ -243,11 +260,55 @@ impl<'a> Wish<'a> {
         Self {
             name,
             names,
-            usage,
+            usage: Some(usage),
             not_before,
             not_after,
             rsa: false,
+            uris: Vec::new(),
+            common_names: None,
         }
+    }
+
+    fn params(&self) -> CertificateParams {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // Written as they are: a name that no library would make must be possible.
+        params.subject_alt_names = self.names.iter().map(|name| subject_name(name)).collect();
+        for uri in &self.uris {
+            params
+                .subject_alt_names
+                .push(SanType::URI(uri.as_str().try_into().unwrap()));
+        }
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let own = vec![self.name.to_owned()];
+        for name in self.common_names.as_ref().unwrap_or(&own) {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        params.extended_key_usages = self.usage.iter().cloned().collect();
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.not_before = self.not_before;
+        params.not_after = self.not_after;
+        params
+    }
+
+    /// URIs in the subject alternative names.
+    pub(crate) fn uris(mut self, uris: &[&str]) -> Self {
+        self.uris = uris.iter().map(|&uri| uri.to_owned()).collect();
+        self
+    }
+
+    /// Another common name than the name.
+    pub(crate) fn common_names(mut self, names: &[&str]) -> Self {
+        self.common_names = Some(names.iter().map(|&name| name.to_owned()).collect());
+        self
+    }
+
+    /// Without extended key usage: for any purpose.
+    pub(crate) fn any_usage(mut self) -> Self {
+        self.usage = None;
+        self
     }
 
     /// For other names than `localhost`.
@@ -280,6 +341,13 @@ pub(crate) fn replace(path: &Path, text: &str, mode: u32) {
     fs::write(&fresh, text).unwrap();
     fs::set_permissions(&fresh, fs::Permissions::from_mode(mode)).unwrap();
     fs::rename(&fresh, path).unwrap();
+}
+
+fn subject_name(name: &str) -> SanType {
+    match name.parse() {
+        Ok(address) => SanType::IpAddress(address),
+        Err(_) => SanType::DnsName(name.try_into().unwrap()),
+    }
 }
 
 fn authority_params(name: &str) -> CertificateParams {
