@@ -118,6 +118,9 @@ impl Plan {
         let Some((login, commands)) = self.asked.get(number) else {
             return Ok(Finding::Unknown);
         };
+        if commands.is_empty() {
+            return Ok(Finding::Known(Vec::new()));
+        }
         let requests: Vec<_> = commands.iter().map(|command| request(command)).collect();
         let verdicts = upstream.would_run(login, &requests).await?;
         Ok(verdicts.map_or(Finding::Unknown, |verdicts| {
@@ -153,7 +156,15 @@ impl Plan {
             let message = format!("upstream \"{name}\" does not tell what Keyward's user may do there");
             return (message, "give Keyward's Redis user +multi and +discard");
         }
-        let commands: Vec<String> = finding.runs().map(str::to_ascii_uppercase).collect();
+        let mut commands: Vec<_> = finding.runs().collect();
+        let rank = |name: &str| {
+            WORST
+                .iter()
+                .position(|worst| *worst == name)
+                .unwrap_or(WORST.len())
+        };
+        commands.sort_by_key(|name| rank(name));
+        let commands: Vec<String> = commands.iter().map(|name| name.to_ascii_uppercase()).collect();
         let (shown, more) = commands.split_at(commands.len().min(MOST_SHOWN));
         let shown = shown.join(", ").replace('|', " ");
         let more = match more.len() {
@@ -352,6 +363,9 @@ const NOT_IN_SCRIPTS: &[&str] = &[
 
 /// Neither a number nor an option of anything, and no key that anybody uses.
 const FILLER: &[u8] = b"keyward-probe";
+
+/// Named first: what empties, exchanges or sends away the data.
+const WORST: &[&str] = &["flushall", "flushdb", "swapdb", "migrate", "restore", "keys"];
 
 /// Commands named in one line.
 const MOST_SHOWN: usize = 12;

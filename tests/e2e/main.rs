@@ -25,6 +25,7 @@ mod limits;
 mod login;
 mod logs;
 mod pool;
+mod redis_users;
 mod reload;
 mod session;
 mod smuggling;
