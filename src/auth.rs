@@ -245,7 +245,7 @@ impl Users {
                 let found = user.passwords.iter().position(|known| known == digest);
                 found
                     .map(Proof::Password)
-                    .or(user.nopass.then_some(Proof::AnyPassword))
+                    .or_else(|| user.nopass.then_some(Proof::AnyPassword))
             }
             Proof::AnyPassword | Proof::Open => user.nopass.then_some(identity.proof),
         };
