@@ -8,7 +8,8 @@ use super::load::Checked;
 use super::raw::{Given, Table};
 use super::user::{credential_source, usable};
 use super::{
-    CertificateName, ClientCertificates, ListenAddress, Listener, LoginMode, UpstreamLogin, UserEntry,
+    CertificateName, ClientCertificates, CredentialSource, ListenAddress, Listener, LoginMode, UpstreamLogin,
+    UserEntry,
 };
 
 /// The `certificate_…` keys. `None`: reported.
@@ -211,6 +212,17 @@ pub(super) fn upstream_login(context: &mut Context<'_>, table: &Table) -> Result
     let username = context
         .text(table, "upstream_username")
         .filter(|given| !given.value.is_empty());
+    if let Some(CredentialSource::Environment(_)) = &source {
+        // A-6, as for the upstream's own.
+        context
+            .warning(
+                code::SECRET_IN_ENVIRONMENT,
+                &table.place_of(UPSTREAM_KEYS.1),
+                "a password of Redis is in an environment variable",
+            )
+            .label("other processes of this user can read it")
+            .help("use upstream_password_file: a file is read again when it changes");
+    }
     match (username, source) {
         (Some(username), Some(credential)) => Ok(Some(UpstreamLogin {
             username: username.value,

@@ -119,6 +119,22 @@ fn a_certificate_is_the_user_that_its_name_belongs_to() {
 }
 
 #[test]
+fn every_connection_with_a_certificate_is_verified_anew_in_both_versions() {
+    // a resumed session would be accepted without a look at the certificate.
+    let stage = Stage::new();
+    let keyward = stage.setup("optional", "").start();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = stage.ca.client_config_for(Some(&stage.web()), &[version]);
+        for _ in 0..3 {
+            let mut client = Client::tls(keyward.address(), &config).unwrap();
+            assert_eq!(client.call("ACL WHOAMI"), "$web");
+            let kind = client.tls_session().handshake_kind();
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full), "{:?}", version.version);
+        }
+    }
+}
+
+#[test]
 fn a_certificate_that_is_not_exactly_one_users_is_sent_away() {
     let stage = Stage::new();
     let keyward = stage.setup("required", "").start();
