@@ -135,7 +135,8 @@ labels! {
         Http = "http",
         /// A reload removed the credential that the session had logged in with.
         CredentialRemoved = "credential_removed",
-        /// A limit was reached when the client logged in, or when its true source became known.
+        /// A limit was reached when the client logged in, or when its true source became known; or its certificate belongs
+        /// to no user.
         Rejected = "rejected",
         /// The TLS handshake failed.
         Handshake = "handshake",

@@ -175,12 +175,11 @@ impl Settings {
 
     /// What a connection shows of its client.
     pub(super) fn evidence(&self, stream: &Stream, peer: &Peer) -> Evidence {
+        // A certificate from before a reload counts only while they are verified, and is not read in vain.
+        let counts = self.clients.is_some() && self.users.maps_certificates();
         match (stream.peer_certificates().and_then(<[_]>::first), peer) {
-            // Not to be read in vain.
-            (Some(leaf), _) if self.users.maps_certificates() => {
-                Evidence::Certificate(tls::certificate_names(leaf))
-            }
-            (None, Peer::Unix { uid: Some(uid) }) => Evidence::UnixUser(*uid),
+            (Some(leaf), _) if counts => Evidence::Certificate(tls::certificate_names(leaf)),
+            (_, Peer::Unix { uid: Some(uid) }) => Evidence::UnixUser(*uid),
             _ => Evidence::Nothing,
         }
     }

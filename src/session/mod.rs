@@ -90,7 +90,7 @@ pub enum Closing {
     Http,
     /// Too many failed logins, or too many commands before login, on one connection (L-22).
     Guessing,
-    /// A limit was reached at login.
+    /// A limit was reached at login, or what the connection shows is nobody's.
     Rejected,
     /// What the client sent is not RESP.
     Malformed,

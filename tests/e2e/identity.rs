@@ -324,6 +324,51 @@ fn a_reload_ends_sessions_whose_certificate_is_revoked_or_not_theirs_any_more() 
 }
 
 #[test]
+fn a_reload_that_verifies_no_certificates_or_others_ends_those_that_were_known_by_one() {
+    let stage = Stage::new();
+    let next = Authority::new("next");
+    let ca_file = stage.clients.file();
+    let to_other_ca = |text: String| {
+        let now = format!("client_ca_file = {ca_file:?}");
+        assert!(text.contains(&now));
+        text.replace(&now, &format!("client_ca_file = {:?}", next.file()))
+    };
+    let to_none = |text: String| {
+        let now = format!(", client_ca_file = {ca_file:?}, client_certificates = \"optional\"");
+        assert!(text.contains(&now));
+        text.replace(&now, "")
+    };
+    let changes: [(&dyn Fn(String) -> String, bool); 2] = [(&to_other_ca, false), (&to_none, true)];
+    for (change, password_stays) in changes {
+        // That nobody asks for certificates any more is worth a warning at the reload.
+        let keyward = stage
+            .setup("optional", "")
+            .expect("configuration_warning")
+            .start();
+        let config = stage.config(&stage.web());
+        let mut known = Client::tls(keyward.address(), &config).unwrap();
+        assert_eq!(known.call("PING"), "+PONG");
+        let mut by_password = Client::tls(keyward.address(), &config)
+            .unwrap()
+            .login("app", APP_PASSWORD);
+        assert_eq!(by_password.call("PING"), "+PONG");
+        let mut bare = Client::tls(keyward.address(), &stage.ca.client_config(None))
+            .unwrap()
+            .login("app", APP_PASSWORD);
+        let text = std::fs::read_to_string(keyward.setup().config_file()).unwrap();
+        keyward.overwrite_config(&change(text));
+        keyward.reload();
+        known.expect_closed();
+        if password_stays {
+            assert_eq!(by_password.call("PING"), "+PONG");
+        } else {
+            by_password.expect_closed();
+        }
+        assert_eq!(bare.call("PING"), "+PONG");
+    }
+}
+
+#[test]
 fn a_process_is_the_user_that_its_user_of_the_host_belongs_to() {
     use std::os::unix::fs::MetadataExt;
     let redis = Redis::start();
