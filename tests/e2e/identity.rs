@@ -324,6 +324,39 @@ fn a_reload_ends_sessions_whose_certificate_is_revoked_or_not_theirs_any_more() 
 }
 
 #[test]
+fn the_whole_chain_is_looked_up_in_the_revocation_lists() {
+    let stage = Stage::new();
+    let below = stage.clients.intermediate("below");
+    let identity = below.issue(Wish::client("x").names(&["web.test"]));
+    let file = stage.clients.dir().join("lists.pem");
+    let (own, above) = (below.list_with_intermediate(None), |revoked| {
+        stage.clients.list_with_intermediate(revoked)
+    });
+    std::fs::write(&file, format!("{own}{}", above(None))).unwrap();
+    let keyward = stage
+        .setup("required", &format!(", client_crl_file = {file:?}"))
+        .start();
+    let config = stage.config(&identity);
+    let mut client = Client::tls(keyward.address(), &config).unwrap();
+    assert_eq!(client.call("ACL WHOAMI"), "$web");
+    // The certificate of its issuer is revoked.
+    std::fs::write(&file, format!("{own}{}", above(Some("below")))).unwrap();
+    keyward.reload();
+    client.expect_closed();
+    let refused = || match Client::tls(keyward.address(), &config) {
+        Err(_) => true,
+        Ok(mut client) => client.try_send(&words("PING")).is_err() || client.try_value().is_err(),
+    };
+    assert!(refused());
+    failures(&keyward, "", "client_cert_revoked", 1.0);
+    // Nobody says whether it is revoked.
+    std::fs::write(&file, above(None)).unwrap();
+    keyward.reload();
+    assert!(refused());
+    failures(&keyward, "", "client_cert_untrusted", 1.0);
+}
+
+#[test]
 fn a_reload_that_verifies_no_certificates_or_others_ends_those_that_were_known_by_one() {
     let stage = Stage::new();
     let next = Authority::new("next");

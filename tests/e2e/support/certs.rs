@@ -173,16 +173,29 @@ impl Authority {
 
     /// One that is valid for so long.
     pub(crate) fn revocation_list_for(&self, valid: Duration, revoked: &[&Identity]) -> PathBuf {
+        let serials: Vec<u64> = revoked.iter().map(|identity| identity.serial).collect();
+        let file = self.dir.path().join(format!("{}.crl.pem", self.name));
+        fs::write(&file, self.list(valid, &serials)).unwrap();
+        file
+    }
+
+    /// The list of this authority as text, with the intermediate of this name on it if one is given.
+    pub(crate) fn list_with_intermediate(&self, revoked: Option<&str>) -> String {
+        let serials: Vec<u64> = revoked.map(authority_serial).into_iter().collect();
+        self.list(Duration::days(7), &serials)
+    }
+
+    fn list(&self, valid: Duration, revoked: &[u64]) -> String {
         let now = OffsetDateTime::now_utc();
-        let list = CertificateRevocationListParams {
+        CertificateRevocationListParams {
             this_update: now - Duration::hours(1),
             next_update: now + valid,
             crl_number: SerialNumber::from(1u64),
             issuing_distribution_point: None,
             revoked_certs: revoked
                 .iter()
-                .map(|identity| RevokedCertParams {
-                    serial_number: SerialNumber::from(identity.serial),
+                .map(|serial| RevokedCertParams {
+                    serial_number: SerialNumber::from(*serial),
                     revocation_time: now - Duration::minutes(30),
                     reason_code: Some(RevocationReason::KeyCompromise),
                     invalidity_date: None,
@@ -191,10 +204,9 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         }
         .signed_by(&self.issuer)
-        .unwrap();
-        let file = self.dir.path().join(format!("{}.crl.pem", self.name));
-        fs::write(&file, list.pem().unwrap()).unwrap();
-        file
+        .unwrap()
+        .pem()
+        .unwrap()
     }
 
     /// A client that trusts this authority, with or without a certificate of its own.
@@ -354,10 +366,18 @@ fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.serial_number = Some(SerialNumber::from(authority_serial(name)));
     params.key_usages = vec![
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::CrlSign,
         KeyUsagePurpose::DigitalSignature,
     ];
     params
+}
+
+/// Above the serials of what is issued, and known from the name alone.
+fn authority_serial(name: &str) -> u64 {
+    name.bytes().fold(1 << 32, |serial, byte| {
+        serial * 31 % (1 << 40) + u64::from(byte) + (1 << 32)
+    })
 }
