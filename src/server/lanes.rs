@@ -145,7 +145,7 @@ impl Lanes {
 
     /// An idle connection to there, the best fit first; none while somebody waits for one.
     pub(super) fn take(&self, target: &Target, state: LaneState) -> Option<(Lane, LaneState)> {
-        if target.upstream.places().waiting() > 0 {
+        if target.upstream.places().waiting() > 0 || !target.login.is_trusted() {
             return None;
         }
         let mut idle = self.idle.borrow_mut();

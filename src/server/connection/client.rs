@@ -151,6 +151,11 @@ impl Client {
         self.settings.open_identity(evidence)
     }
 
+    /// Whether this user's requests would go elsewhere, or as somebody else, than those until now.
+    pub(super) fn would_move(&self, user: &str) -> bool {
+        !self.settings.target(Some(user)).is_same(&self.target)
+    }
+
     /// The session is this user's, or nobody's; `true` if its requests now go elsewhere, or as somebody else.
     pub(super) fn serves(&mut self, user: Option<&str>) -> bool {
         let former = std::mem::replace(&mut self.target, self.settings.target(user));

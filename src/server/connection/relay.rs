@@ -857,12 +857,14 @@ impl Relay {
         match login::judge(&mut self.client, login, &evidence, now) {
             Verdict::Granted(identity) => {
                 self.login_deadline.clear();
-                if self.client.serves(Some(&identity.user.name)) && self.lane.is_some() && !self.leave_lane()
-                {
+                let moves = self.client.would_move(&identity.user.name);
+                if moves && self.lane.is_some() && !self.leave_lane() {
                     self.session
                         .dismiss(STATE_IS_ANOTHERS, Closing::Rejected, &mut self.out);
                     return Ok(());
                 }
+                // From here on no lane of the former login is left that could be given back as the new one's.
+                self.client.serves(Some(&identity.user.name));
                 // Another user's requests never travel on this lane.
                 self.seat = None;
                 self.requests.set_limits(self.client.request_limits(true));
