@@ -12,12 +12,19 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::acl::{User, rule};
 
+mod evidence;
+
+pub use evidence::{Evidence, Factors};
+
+use evidence::Mappings;
+
 /// The users of a listener.
 #[derive(Debug, Default)]
 pub struct Users {
     by_name: HashMap<String, Arc<User>>,
     /// Comparisons an attempt makes, for every user alike: the largest number of passwords of one user, at least one.
     comparisons: usize,
+    mappings: Mappings,
 }
 
 /// A client that has logged in.
@@ -25,9 +32,23 @@ pub struct Users {
 pub struct Identity {
     /// The user, as it was when the client logged in.
     pub user: Arc<User>,
-    /// Position of the password that was right in [`User::passwords`], so that a rotation can be watched; 0 for
-    /// users that need none.
-    pub credential: usize,
+    /// What showed that it is this user.
+    pub proof: Proof,
+}
+
+/// What showed who a client is; it must still do so after a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// The password at this position of [`User::passwords`], so that a rotation can be watched.
+    Password(usize),
+    /// Any password: the user is `nopass`.
+    AnyPassword,
+    /// The certificate of the TLS connection.
+    Certificate,
+    /// The user of the process at the other end of a unix socket.
+    UnixUser,
+    /// The listener asks for no login.
+    Open,
 }
 
 /// Why a login was refused. Only names that are configured appear in it.
@@ -84,6 +105,8 @@ pub enum AuthMethod {
     Password,
     /// The certificate of the TLS connection.
     ClientCert,
+    /// The user of the process at the other end of a unix socket.
+    UnixUser,
     /// A listener without login.
     None,
 }
@@ -101,11 +124,33 @@ impl Users {
             .into_iter()
             .map(|user| (user.name.clone(), Arc::new(user)))
             .collect();
-        Self { by_name, comparisons }
+        Self {
+            by_name,
+            comparisons,
+            mappings: Mappings::default(),
+        }
+    }
+
+    /// The same, with what shows who the users are besides passwords.
+    pub fn with_factors(users: Vec<User>, factors: Vec<(String, Factors)>) -> Self {
+        Self {
+            mappings: Mappings::new(factors),
+            ..Self::new(users)
+        }
+    }
+
+    /// Decides a login with name and password, of a client that shows nothing else.
+    pub fn authenticate(&self, name: &[u8], password: &[u8]) -> Result<Identity, AuthFailure> {
+        self.authenticate_with(name, password, &Evidence::Nothing)
     }
 
     /// Decides a login with name and password. A client that sends a password alone means the user `default`.
-    pub fn authenticate(&self, name: &[u8], password: &[u8]) -> Result<Identity, AuthFailure> {
+    pub fn authenticate_with(
+        &self,
+        name: &[u8],
+        password: &[u8],
+        evidence: &Evidence,
+    ) -> Result<Identity, AuthFailure> {
         let user = std::str::from_utf8(name)
             .ok()
             .and_then(|name| self.by_name.get(name));
@@ -120,16 +165,52 @@ impl Users {
                 user: user.name.as_str().into(),
             });
         }
-        let credential = if user.nopass { Some(0) } else { credential };
-        match credential {
-            Some(credential) => Ok(Identity {
-                user: Arc::clone(user),
-                credential,
-            }),
-            None => Err(AuthFailure::BadPassword {
+        let proof = if user.nopass {
+            Some(Proof::AnyPassword)
+        } else {
+            credential.map(Proof::Password)
+        };
+        let Some(proof) = proof else {
+            return Err(AuthFailure::BadPassword {
                 user: user.name.as_str().into(),
-            }),
+            });
+        };
+        if !self.mappings.lets_in_with_password(&user.name, evidence) {
+            return Err(AuthFailure::ClientCertMismatch {
+                user: user.name.as_str().into(),
+            });
         }
+        Ok(Identity {
+            user: Arc::clone(user),
+            proof,
+        })
+    }
+
+    /// Who a client is that has sent nothing yet: `None` when it has to log in.
+    ///
+    /// # Errors
+    /// Its certificate belongs to no user or to several, or to one that is `off`: it has to go.
+    pub fn identify(&self, evidence: &Evidence) -> Result<Option<Identity>, AuthFailure> {
+        let Some((name, proof)) = self.mappings.user_of(evidence)? else {
+            return Ok(None);
+        };
+        // A user whose rules were refused has no mapping either, so this one is there.
+        let user = self.by_name.get(name).ok_or(AuthFailure::ClientCertNotMapped)?;
+        if !user.enabled {
+            return Err(AuthFailure::UserDisabled {
+                user: user.name.as_str().into(),
+            });
+        }
+        let identity = Identity {
+            user: Arc::clone(user),
+            proof,
+        };
+        Ok((!self.mappings.needs_both(name)).then_some(identity))
+    }
+
+    /// Whether certificates say who a client is; otherwise they only let it in.
+    pub fn maps_certificates(&self) -> bool {
+        self.mappings.has_certificates()
     }
 
     /// The identity of a client that need not log in: `default`, if it is enabled and `nopass`, as in Redis.
@@ -140,26 +221,49 @@ impl Users {
             .filter(|user| user.enabled && user.nopass)?;
         Some(Identity {
             user: Arc::clone(user),
-            credential: 0,
+            proof: Proof::Open,
         })
     }
 
-    /// The same client under the users of a reload: `None` when its user is gone or off, or the password that it
-    /// logged in with is.
+    /// As [`Users::refresh_with`], of a client that shows nothing but its password.
     pub fn refresh(&self, identity: &Identity) -> Option<Identity> {
-        let user = self
-            .by_name
-            .get(&identity.user.name)
-            .filter(|user| user.enabled)?;
-        let credential = match identity.user.passwords.get(identity.credential) {
-            Some(digest) if !identity.user.nopass => user.passwords.iter().position(|known| known == digest),
-            _ => None,
+        self.refresh_with(identity, &Evidence::Nothing)
+    }
+
+    /// The same client under the users of a reload: `None` when its user is gone or off, or what it logged in with is
+    ///
+    pub fn refresh_with(&self, identity: &Identity, evidence: &Evidence) -> Option<Identity> {
+        let name = identity.user.name.as_str();
+        let user = self.by_name.get(name).filter(|user| user.enabled)?;
+        // A certificate that belongs to nobody any more would not be let in again.
+        let shown = self.mappings.user_of(evidence).ok()?;
+        let proof = match identity.proof {
+            Proof::Certificate | Proof::UnixUser => {
+                let same = shown == Some((name, identity.proof)) && !self.mappings.needs_both(name);
+                return same.then(|| Identity {
+                    user: Arc::clone(user),
+                    proof: identity.proof,
+                });
+            }
+            Proof::Password(position) => {
+                let digest = identity.user.passwords.get(position)?;
+                let found = user.passwords.iter().position(|known| known == digest);
+                found
+                    .map(Proof::Password)
+                    .or_else(|| user.nopass.then_some(Proof::AnyPassword))
+            }
+            Proof::AnyPassword | Proof::Open => user.nopass.then_some(identity.proof),
         };
-        let credential = if user.nopass { Some(0) } else { credential };
-        credential.map(|credential| Identity {
+        let proof = proof.filter(|_| self.mappings.lets_in_with_password(name, evidence))?;
+        Some(Identity {
             user: Arc::clone(user),
-            credential,
+            proof,
         })
+    }
+
+    /// Every user, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<User>> {
+        self.by_name.values()
     }
 
     /// The user of this name.
@@ -253,7 +357,6 @@ impl AuthFailure {
             | Self::BadPassword { .. }
             | Self::UserDisabled { .. }
             | Self::SourceNotAllowed { .. }
-            | Self::ClientCertNotMapped
             | Self::ClientCertMismatch { .. } => {
                 "WRONGPASS invalid username-password pair or user is disabled."
             }
@@ -266,6 +369,7 @@ impl AuthFailure {
             Self::ClientCertMissing => "NOAUTH keyward: a client certificate is required",
             Self::ClientCertUntrusted => "NOAUTH keyward: the client certificate is not trusted",
             Self::ClientCertExpired => "NOAUTH keyward: the client certificate is not valid at this time",
+            Self::ClientCertNotMapped => "NOAUTH keyward: the client certificate belongs to no user here",
         }
     }
 }
@@ -279,13 +383,14 @@ impl fmt::Display for AuthFailure {
 
 impl AuthMethod {
     /// Every method; metrics are pre-created from it.
-    pub const ALL: [Self; 3] = [Self::Password, Self::ClientCert, Self::None];
+    pub const ALL: [Self; 4] = [Self::Password, Self::ClientCert, Self::UnixUser, Self::None];
 
     /// Label of metrics and audit lines.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Password => "password",
             Self::ClientCert => "client_cert",
+            Self::UnixUser => "unix_user",
             Self::None => "none",
         }
     }
@@ -323,8 +428,8 @@ mod tests {
         for (position, password) in [b"one" as &[u8], b"two", b"three"].iter().enumerate() {
             let identity = users.authenticate(b"app", password).unwrap();
             assert_eq!(
-                (identity.user.name.as_str(), identity.credential),
-                ("app", position)
+                (identity.user.name.as_str(), identity.proof),
+                ("app", Proof::Password(position))
             );
         }
     }
@@ -388,7 +493,10 @@ mod tests {
     #[test]
     fn any_password_does_for_nopass_and_open_is_default_only() {
         let open = users(MANY);
-        assert_eq!(open.authenticate(b"default", b"anything").unwrap().credential, 0);
+        assert_eq!(
+            open.authenticate(b"default", b"anything").unwrap().proof,
+            Proof::AnyPassword
+        );
         assert_eq!(open.open().unwrap().user.name, "default");
         for closed in [
             "user default on >one ~* &* +@all",
@@ -436,7 +544,7 @@ mod tests {
         assert_eq!(failures.each_ref().map(AuthFailure::label), AuthFailure::LABELS);
         assert_eq!(
             AuthMethod::ALL.map(AuthMethod::label),
-            ["password", "client_cert", "none"]
+            ["password", "client_cert", "unix_user", "none"]
         );
         for failure in failures {
             assert!(

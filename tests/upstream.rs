@@ -24,7 +24,7 @@ use keyward::net::Stream;
 use keyward::tls::TlsReason;
 use keyward::upstream::{
     AuthRefusal, Counters, DialError, DialReason, LaneReport, LaneState, LostWhen, NoCounters, OpenGuard,
-    Probe, Scratch, Seat, SetupError, SharedLane, Upstream,
+    Probe, Scratch, Seat, SetupError, SharedLane, Target, Upstream,
 };
 use support::certs::Wish;
 use support::redis::{Options, free_port};
@@ -51,6 +51,7 @@ impl Plan {
             connect_timeout: PATIENCE,
             auth_timeout: PATIENCE,
             pool: config::UpstreamPool::default(),
+            require_least_privilege: false,
         };
         Self {
             section,
@@ -162,10 +163,10 @@ impl Counters for Tally {
     fn connect_failed(&self, reason: DialReason) {
         self.failures.lock().unwrap().push(reason.label());
     }
-    fn auth_failed(&self, reason: AuthRefusal) {
+    fn auth_failed(&self, _: &str, reason: AuthRefusal) {
         self.refusals.lock().unwrap().push(reason.label());
     }
-    fn credential_changed(&self, _: SystemTime) {
+    fn credential_changed(&self, _: &str, _: SystemTime) {
         self.credentials.fetch_add(1, Ordering::Relaxed);
     }
     fn up(&self, up: bool) {
@@ -710,6 +711,80 @@ async fn p11_a_hostile_server_costs_neither_memory_nor_patience() {
     }
 }
 
+// Least privilege: C-9.
+
+const ASKED: [&[&[u8]]; 4] = [
+    &[b"flushall", b"x"],
+    &[b"get", b"other:1"],
+    &[b"no-such-command"],
+    &[b"config", b"get", b"x"],
+];
+
+async fn would_run(upstream: &Upstream) -> Result<Option<Vec<bool>>, DialError> {
+    let requests: Vec<_> = ASKED.iter().map(|words| words.to_vec()).collect();
+    let own = upstream.login_of("");
+    upstream.would_run(&own, &requests).await
+}
+
+#[tokio::test]
+async fn c9_redis_says_what_it_would_run_and_runs_nothing() {
+    let redis = Redis::start();
+    let mut direct = redis.client();
+    for (rules, expected) in [
+        ("~* +@all", Some([true, true, false, true])),
+        ("~* +@all -@dangerous", Some([false, true, false, false])),
+        // A key that it may not touch does not tell of the command.
+        ("~app:* +@all -flushall", Some([false, true, false, true])),
+        // Without PING, which is not needed; and without the transaction, which is.
+        ("~* +multi +get +auth", Some([false, true, false, false])),
+        ("~* +@all -multi", None),
+    ] {
+        assert_eq!(direct.call("SET a 1"), "+OK");
+        let rule = format!("ACL SETUSER proxy reset on >{REDIS_PASSWORD_2} {rules}");
+        assert_eq!(direct.call(&rule), "+OK");
+        let upstream = Plan::unix(redis.socket())
+            .user("proxy")
+            .password(REDIS_PASSWORD_2)
+            .build();
+        let verdicts = would_run(&upstream).await.unwrap();
+        assert_eq!(verdicts, expected.map(|expected| expected.to_vec()), "{rules}");
+        assert_eq!(direct.call("GET a"), "$1");
+    }
+    assert_eq!(redis.calls("flushall"), 0);
+}
+
+#[tokio::test]
+async fn c9_a_server_that_does_not_queue_is_sent_nothing_that_could_do_harm() {
+    let answers = [
+        ("-ERR unknown command\r\n", "+PONG\r\n"),
+        ("+OK\r\n", "+PONG\r\n"),
+        ("+OK\r\n", "-ERR not now\r\n"),
+        ("+OK\r\n", "*1\r\n+QUEUED\r\n"),
+    ];
+    for (multi, ping) in answers {
+        let (multi, ping) = (multi.to_owned(), ping.to_owned());
+        let shown = format!("{multi:?} {ping:?}");
+        let fake = Fake::start(move |command| match command[0].as_str() {
+            "MULTI" => Action::say(&multi),
+            "PING" => Action::say(&ping),
+            _ => Action::say("+OK\r\n"),
+        });
+        let upstream = Plan::fake(&fake).password(REDIS_PASSWORD).build();
+        let outcome = would_run(&upstream).await;
+        assert_eq!(outcome, Ok(None), "{shown}");
+        let seen = fake.seen();
+        let harmless = |word: &String| ["AUTH", "MULTI", "PING"].contains(&word.split(' ').next().unwrap());
+        assert!(seen.iter().all(harmless), "{shown}: {seen:?}");
+    }
+    // One that says QUEUED and then runs things is no Redis: its word is worth nothing.
+    let fake = Fake::start(|command| match command[0].as_str() {
+        "PING" => Action::say("+QUEUED\r\n"),
+        _ => Action::say("+OK\r\n"),
+    });
+    let upstream = Plan::fake(&fake).password(REDIS_PASSWORD).build();
+    assert!(matches!(would_run(&upstream).await, Err(DialError::Protocol(_))));
+}
+
 // TLS: F-19, X-12.
 
 fn with_ca(authority: &Authority) -> UpstreamTls {
@@ -1132,7 +1207,7 @@ async fn a_session_keeps_its_place_on_a_lane_that_ended_until_it_has_taken_every
     let upstream = Plan::fake(&fake).build();
     let dialing = Arc::clone(&upstream);
     let dial = Box::pin(async move { dialing.dial().await.map(Box::new) });
-    let (lane, driver) = SharedLane::open(&upstream, state, dial, Rc::new(Worker), Deaf);
+    let (lane, driver) = SharedLane::open(&Target::of(&upstream, None), state, dial, Rc::new(Worker), Deaf);
     let seat = Seat::new(&lane);
     assert!(seat.is_settled() && seat.takes_requests());
     seat.send(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", 1);

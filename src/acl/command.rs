@@ -131,6 +131,8 @@ pub enum Role {
     ClientSetName,
     /// CLIENT GETNAME: answered here where lanes are shared.
     ClientGetName,
+    /// ACL WHOAMI: answered here, since Redis knows only whom we log in as.
+    AclWhoAmI,
     /// CLIENT SETINFO: replayed on a new upstream connection.
     ClientSetInfo,
     /// CLIENT TRACKING: invalidation pushes, or another connection's with REDIRECT (K-4).

@@ -13,7 +13,7 @@
 
 use super::command::Class::{self, Admin, Big, Module, Shareable};
 use super::command::Role::{
-    self, Auth, ClientCaching, ClientGetName, ClientNo, ClientReply, ClientSetInfo, ClientSetName,
+    self, AclWhoAmI, Auth, ClientCaching, ClientGetName, ClientNo, ClientReply, ClientSetInfo, ClientSetName,
     ClientTracking, ConnectionState, Discard, Exec, Hello, Http, Monitor, Multi, Ping, Plain, Quit,
     Replication, Reset, Select, Subscribe, Unsubscribe, Unwatch, Watch,
 };
@@ -376,7 +376,7 @@ const ROWS: &[Command] = &[
     row("acl|save",                         2, Plain,                 Admin,           ____,            "6.0",  "7.2", ADMIN|SLOW|DANGEROUS),
     row("acl|setuser",                     -3, Plain,                 Admin,           ____,            "6.0",  "7.2", ADMIN|SLOW|DANGEROUS),
     row("acl|users",                        2, Plain,                 Admin,           ____,            "6.0",  "7.2", ADMIN|SLOW|DANGEROUS),
-    row("acl|whoami",                       2, Plain,                 Admin,           ____,            "6.0",  "7.2", SLOW),
+    row("acl|whoami",                       2, AclWhoAmI,             Admin,           ____,            "6.0",  "7.2", SLOW),
     row("backup",                           2, Plain,                 Admin,           SUBS,            "8.10", "-",   SLOW),
     row("backup|abort",                     2, Plain,                 Admin,           ____,            "8.10", "-",   ADMIN|SLOW|DANGEROUS),
     row("backup|cleanup",                   2, Plain,                 Admin,           ____,            "8.10", "-",   ADMIN|SLOW|DANGEROUS),

@@ -154,6 +154,10 @@ const SAFE: &[Entry] = &[
     block("shutdown", ADMINISTERS),
     block("module", ADMINISTERS),
     block("acl", ADMINISTERS),
+    allow(
+        "acl|whoami",
+        "tells a client its own name, and is answered by Keyward",
+    ),
     block("failover", ADMINISTERS),
     block("cluster", ADMINISTERS),
     allow("cluster|slots", CLUSTER_CLIENT),

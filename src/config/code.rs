@@ -95,6 +95,9 @@ pub const UPSTREAM_SETUP: &str = "KW0602";
 /// A password of a user that cannot be read.
 pub const USER_PASSWORD: &str = "KW0603";
 
+/// A user of Redis that may do more than is allowed here.
+pub const OVERPRIVILEGED: &str = "KW0410";
+
 /// A change that a running process cannot follow.
 pub const NEEDS_RESTART: &str = "KW0701";
 /// A mistake of the program in its own settings.

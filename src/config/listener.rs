@@ -11,6 +11,7 @@ use super::code;
 use super::context::{Context, Place};
 use super::diagnostic::{did_you_mean, shown};
 use super::files::{self, Content};
+use super::identity::look_up;
 use super::load::{Checked, MOST_CONNECTIONS, seconds, to_u64, to_usize};
 use super::raw::{Given, RawConfig, Table};
 use super::upstream::certificate_pair;
@@ -239,13 +240,6 @@ fn socket_owner(context: &mut Context<'_>, table: &Table) -> Result<Option<(Opti
         (None, None) => Ok(None),
         owner => Ok(Some(owner)),
     }
-}
-
-/// The number of a name in `/etc/passwd` or `/etc/group`: its third field.
-fn look_up(name: &str, database: &str) -> Option<u32> {
-    let text = std::fs::read_to_string(database).ok()?;
-    let line = text.lines().find(|line| line.split(':').next() == Some(name))?;
-    line.split(':').nth(2)?.parse().ok()
 }
 
 fn upstream(context: &mut Context<'_>, table: &Table, shared: &Shared<'_>) -> Option<usize> {

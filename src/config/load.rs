@@ -15,7 +15,8 @@ use super::context::{Context, Place, Setting};
 use super::diagnostic::{Diagnostic, SourceText};
 use super::raw::{self, RawConfig, Table};
 use super::{
-    Admin, Config, Connections, Log, LogFormat, Login, Server, address, code, env, listener, upstream, user,
+    Admin, Config, Connections, Log, LogFormat, Login, Server, address, code, env, identity, listener,
+    upstream, user,
 };
 
 /// Where a configuration comes from.
@@ -187,8 +188,8 @@ fn build(
         message.help("add a [[listener]] table with `name` and `address`, or set KEYWARD_LISTEN");
     }
     let upstreams = upstream::check_all(context, &raw.upstreams);
-    kept_ready(context, raw, &server, &upstreams, descriptor_limit);
     let users = user::check_all(context, &raw.users);
+    kept_ready(context, raw, &server, (&upstreams, &users), descriptor_limit);
     let shared = listener::Shared {
         upstream_names: &names(&raw.upstreams),
         upstreams_known: raw.knows_all("upstream"),
@@ -198,6 +199,7 @@ fn build(
         implied: implied.listener,
     };
     let listeners = listener::check_all(context, &raw.listeners, &shared);
+    identity::check_together(context, &raw.users, &users, &listeners);
     listener::check_loops(context, raw, &listeners, &upstreams, &admin);
     user::check_homes(context, &raw.users, &users, &listeners, &upstreams);
     let sound = upstreams.iter().all(|checked| checked.sound)
@@ -319,10 +321,12 @@ fn kept_ready(
     context: &mut Context<'_>,
     raw: &RawConfig,
     server: &Server,
-    upstreams: &[Checked<super::Upstream>],
+    (upstreams, users): (&[Checked<super::Upstream>], &[Checked<super::UserEntry>]),
     descriptor_limit: Option<u64>,
 ) {
-    let workers = to_u64(server.workers);
+    let own_logins = users.iter().filter(|user| user.value.upstream_login.is_some());
+    // For each login, wherever its user may log in: a little too many rather than too few.
+    let workers = to_u64(server.workers).saturating_mul(to_u64(own_logins.count()).saturating_add(1));
     let ready: u64 = upstreams
         .iter()
         .map(|upstream| to_u64(upstream.value.pool.min) * workers)

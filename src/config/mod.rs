@@ -13,6 +13,7 @@ mod env;
 mod files;
 #[doc(hidden)]
 pub mod fuzz;
+mod identity;
 mod listener;
 mod load;
 mod raw;
@@ -191,6 +192,8 @@ pub struct Upstream {
     pub auth_timeout: Duration,
     /// How many connections there may be, and which are kept ready.
     pub pool: UpstreamPool,
+    /// Clients are served only after Redis has shown that it refuses what is refused here (C-9); default false.
+    pub require_least_privilege: bool,
 }
 
 /// Connections to one upstream.
@@ -394,6 +397,34 @@ pub struct UserEntry {
     pub sources: Vec<IpNet>,
     /// Connections that may be logged in as this user at once; default: no limit of its own.
     pub max_connections: Option<usize>,
+    /// What a client certificate may say to be this user's.
+    pub certificates: Vec<CertificateName>,
+    /// A password alone is not enough, and a certificate alone is not either.
+    pub certificate_required: bool,
+    /// Processes of these users of this host are this user on unix sockets, without a password.
+    pub unix_users: Vec<u32>,
+    /// What Keyward logs in to Redis with for this user; `None`: the upstream's own.
+    pub upstream_login: Option<UpstreamLogin>,
+}
+
+/// A name in a client certificate. Whole values are compared, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CertificateName {
+    /// URI in the subject alternative names, such as a SPIFFE ID.
+    Uri(String),
+    /// DNS name in the subject alternative names.
+    DnsName(String),
+    /// The one common name of the subject.
+    CommonName(String),
+}
+
+/// A Redis user of one user's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamLogin {
+    /// The name of the Redis user.
+    pub username: String,
+    /// Its password.
+    pub credential: CredentialSource,
 }
 
 /// ACL rules as written, with the place they were written at.

@@ -366,21 +366,26 @@ fn read_value(
             }
             "an integer of at most 64 bits"
         }
-        (Kind::List, DeValue::Array(items)) => {
-            let mut list = Vec::new();
+        (Kind::List | Kind::Ids, DeValue::Array(items)) => {
+            let (mut list, ids) = (Vec::new(), key.kind == Kind::Ids);
             for item in items.iter() {
                 let place = Place::of(item.span(), key.secret);
-                match item.get_ref().as_str() {
-                    Some(text) => list.push(Given {
-                        value: text.to_owned(),
-                        place,
-                    }),
+                let text = match item.get_ref() {
+                    DeValue::String(text) => Some(text.to_string()),
+                    DeValue::Integer(number) if ids && number.radix() == 10 => {
+                        Some(number.as_str().to_owned())
+                    }
+                    _ => None,
+                };
+                match text {
+                    Some(value) => list.push(Given { value, place }),
                     None => {
+                        let what = if ids { "names or numbers" } else { "strings" };
                         context
                             .error(
                                 code::WRONG_TYPE,
                                 &place,
-                                format!("`{}` must hold strings", key.name),
+                                format!("`{}` must hold {what}", key.name),
                             )
                             .label(format!("found {}", article(item.get_ref())));
                     }
@@ -420,15 +425,15 @@ fn read_value(
         (Kind::Integer, _) => "an integer",
         (Kind::List, _) => "an array of strings",
         (Kind::Integers, _) => "an array of whole numbers",
+        (Kind::Ids, _) => "an array of names or numbers",
         (Kind::Table(_), _) => "a table",
     };
     let place = Place::of(value.span(), key.secret);
     let help = match (key.kind, value.get_ref()) {
         (Kind::Text, DeValue::Integer(_)) => Some(r#"durations have a unit and quotes, such as "10s""#),
         (Kind::Integer | Kind::Boolean, DeValue::String(_)) => Some("without quotes"),
-        (Kind::List, DeValue::String(_)) | (Kind::Integers, DeValue::Integer(_)) => {
-            Some("put it in brackets")
-        }
+        (Kind::List | Kind::Ids, DeValue::String(_) | DeValue::Integer(_))
+        | (Kind::Integers, DeValue::Integer(_)) => Some("put it in brackets"),
         _ => None,
     };
     let message = context.error(

@@ -14,6 +14,8 @@ pub enum Kind {
     List,
     /// An array of whole numbers.
     Integers,
+    /// An array of names or numbers.
+    Ids,
     /// A table (inline or with a header) with these keys.
     Table(&'static [Key]),
 }
@@ -137,6 +139,7 @@ const UPSTREAM: &[Key] = &[
     integer("pool_min"),
     integer("pool_max"),
     text("pool_idle_time"),
+    boolean("require_least_privilege"),
 ];
 
 const LISTENER: &[Key] = &[
@@ -186,6 +189,18 @@ const USER: &[Key] = &[
     },
     list("sources"),
     integer("max_connections"),
+    list("certificate_uris"),
+    list("certificate_dns_names"),
+    text("certificate_common_name"),
+    boolean("certificate_required"),
+    Key {
+        name: "unix_users",
+        kind: Kind::Ids,
+        secret: false,
+    },
+    text("upstream_username"),
+    text("upstream_password_file"),
+    secret("upstream_password_env", Kind::Text),
 ];
 
 /// Words of other programs for a key of ours.
@@ -203,6 +218,10 @@ pub(super) const SYNONYMS: &[(&str, &str)] = &[
     ("timeout", "idle_timeout"),
     ("rules", "acl"),
     ("password_hash", "password_hashes"),
+    ("certificate_uri", "certificate_uris"),
+    ("certificate_dns", "certificate_dns_names"),
+    ("certificate_cn", "certificate_common_name"),
+    ("unix_uids", "unix_users"),
     ("insecure_skip_verify", "unsafe_skip_verify"),
     ("allow_insecure_upstream", "unsafe_plaintext"),
     ("insecure_no_auth", "unsafe_no_login"),

@@ -9,7 +9,7 @@ use super::files::{self, Content};
 use super::load::{Checked, MOST_CONNECTIONS, seconds, to_u64, to_usize};
 use super::raw::{Given, Table};
 use super::url::{RedactedUrl, RedisUrl};
-use super::user::{credential_source, duplicates, name, name_or, usable};
+use super::user::{PASSWORD_KEYS, credential_source, duplicates, name, name_or, usable};
 use super::{CertificateFiles, CredentialSource, Upstream, UpstreamAddress, UpstreamPool, UpstreamTls};
 use crate::config::context::Message;
 
@@ -25,7 +25,7 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<Upstream> {
     let place = table.place_of("url");
     let username = username(context, table, url.as_ref());
     let credential = credential(context, table, url.as_ref());
-    let credential = usable(context, table, credential, "Keyward");
+    let credential = usable(context, table, credential, "Keyward", PASSWORD_KEYS);
     if let Ok(Some(source)) = &credential {
         warn_environment(context, table, source);
     }
@@ -43,6 +43,7 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<Upstream> {
     let connect_timeout = context.duration(table, "connect_timeout", seconds(2), limits);
     let auth_timeout = context.duration(table, "auth_timeout", seconds(2), limits);
     let pool = pool(context, table);
+    let require_least_privilege = context.boolean(table, "require_least_privilege", false).value;
     let unsafe_plaintext = context.boolean(table, "unsafe_plaintext", false);
     if let Some(url) = &url
         && let (false, UpstreamAddress::Tcp { host, .. }) = (url.tls, &url.address)
@@ -66,6 +67,7 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<Upstream> {
         connect_timeout,
         auth_timeout,
         pool,
+        require_least_privilege,
     };
     Checked { value, sound }
 }
@@ -217,7 +219,7 @@ fn credential(
     table: &Table,
     url: Option<&RedisUrl>,
 ) -> Result<Option<CredentialSource>, ()> {
-    let named = credential_source(context, table)?;
+    let named = credential_source(context, table, PASSWORD_KEYS)?;
     let Some(in_url) = url.and_then(|url| url.password.as_ref()) else {
         return Ok(named);
     };

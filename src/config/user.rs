@@ -11,6 +11,7 @@ use super::context::{Context, Place};
 use super::credential::{CredentialError, CredentialFault, weakness};
 use super::diagnostic::{Location, shown};
 use super::files::{self, Content};
+use super::identity;
 use super::load::{Checked, MOST_CONNECTIONS, to_usize};
 use super::raw::{Given, Table};
 use super::{AclText, CredentialSource, Listener, Upstream, UserEntry};
@@ -23,8 +24,8 @@ pub(super) fn check_all(context: &mut Context<'_>, tables: &[Table]) -> Vec<Chec
 
 fn check(context: &mut Context<'_>, table: &Table) -> Checked<UserEntry> {
     let name = name(context, table, "user");
-    let credential = credential_source(context, table);
-    let credential = usable(context, table, credential, "clients");
+    let credential = credential_source(context, table, PASSWORD_KEYS);
+    let credential = usable(context, table, credential, "clients", PASSWORD_KEYS);
     let password_hashes = hashes(context, table);
     let acl = acl(context, table);
     let databases = databases(context, table);
@@ -38,19 +39,44 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<UserEntry> {
     });
     // Refused rules may have held one.
     let rules_known = acl.is_some() && !table.refuses_any(&["acl"]);
-    if matches!(credential, Ok(None)) && !table.has("password_hashes") && !in_rules && rules_known {
+    let certificates = identity::certificates(context, table);
+    let unix_users = identity::unix_users(context, table);
+    let shows = certificates.as_ref().is_none_or(|names| !names.is_empty())
+        || unix_users.as_ref().is_none_or(|ids| !ids.is_empty());
+    let no_password = matches!(credential, Ok(None)) && !table.has("password_hashes") && !in_rules;
+    if no_password && !shows && rules_known {
         let title = table.title.clone();
         context
             .error(code::NO_PASSWORD, &table.place, format!("{title} has no password"))
             .label("nobody could log in as this user")
             .help("add password_file, password_env or password_hashes (see keyward gen-password, hash-password)");
     }
+    let nopass = acl.as_ref().is_some_and(|acl| {
+        acl.text
+            .split_whitespace()
+            .any(|word| word.eq_ignore_ascii_case("nopass"))
+    });
+    let certificate_required = identity::certificate_required(
+        context,
+        table,
+        (
+            certificates.as_deref().unwrap_or_default(),
+            unix_users.as_deref().unwrap_or_default(),
+        ),
+        (rules_known && credential.is_ok()).then_some(!no_password),
+        nopass,
+    );
+    let upstream_login = identity::upstream_login(context, table);
     let sound = name.is_some()
         && credential.is_ok()
         && password_hashes.is_some()
         && acl.is_some()
         && databases.is_ok()
-        && sources.is_some();
+        && sources.is_some()
+        && certificates.is_some()
+        && unix_users.is_some()
+        && certificate_required.is_ok()
+        && upstream_login.is_ok();
     let value = UserEntry {
         name: name_or(name, table),
         credential: credential.unwrap_or_default(),
@@ -59,6 +85,10 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<UserEntry> {
         databases: databases.unwrap_or_default(),
         sources: sources.unwrap_or_default(),
         max_connections: max_connections.map(|given| to_usize(given.value)),
+        certificates: certificates.unwrap_or_default(),
+        certificate_required: certificate_required.unwrap_or(true),
+        unix_users: unix_users.unwrap_or_default(),
+        upstream_login: upstream_login.unwrap_or_default(),
     };
     Checked { value, sound }
 }
@@ -229,17 +259,19 @@ pub(super) fn parse_networks(context: &mut Context<'_>, items: &[Given<String>])
     (networks.len() == items.len()).then_some(networks)
 }
 
-/// `password_file` or `password_env`. `Err`: reported.
+/// `password_file` or `password_env`, or whatever `keys` are. `Err`: reported.
 pub(super) fn credential_source(
     context: &mut Context<'_>,
     table: &Table,
+    keys: (&'static str, &'static str),
 ) -> Result<Option<CredentialSource>, ()> {
-    let file = if table.has("password_file") {
-        Some(context.path(table, "password_file").ok_or(())?)
+    let (file_key, env_key) = keys;
+    let file = if table.has(file_key) {
+        Some(context.path(table, file_key).ok_or(())?)
     } else {
         None
     };
-    let variable = context.text_unrecorded(table, "password_env");
+    let variable = context.text_unrecorded(table, env_key);
     match (file, variable) {
         (Some(_), Some(variable)) => {
             let title = table.title.clone();
@@ -247,9 +279,9 @@ pub(super) fn credential_source(
                 .error(
                     code::TWO_SOURCES,
                     &variable.place,
-                    format!("{title} has password_file and password_env"),
+                    format!("{title} has {file_key} and {env_key}"),
                 )
-                .help("keep one; password_file is the better one, since it can be changed without a restart");
+                .help("keep one; the file is the better one, since it can be changed without a restart");
             Err(())
         }
         (Some(file), None) => Ok(Some(CredentialSource::File(file.value))),
@@ -259,7 +291,7 @@ pub(super) fn credential_source(
             } else {
                 "***"
             };
-            context.record(table, "password_env", shown, &variable.place);
+            context.record(table, env_key, shown, &variable.place);
             let begins = variable
                 .value
                 .starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
@@ -275,7 +307,7 @@ pub(super) fn credential_source(
                 .error(
                     code::INLINE_SECRET,
                     &variable.place,
-                    "`password_env` is not the name of a variable",
+                    format!("`{env_key}` is not the name of a variable"),
                 )
                 .help("it takes the name of an environment variable, never the password itself");
             Err(())
@@ -290,19 +322,26 @@ pub(super) fn usable(
     table: &Table,
     source: Result<Option<CredentialSource>, ()>,
     whom: &str,
+    keys: (&'static str, &'static str),
 ) -> Result<Option<CredentialSource>, ()> {
     match source? {
-        Some(source) if inspect(context, table, &source, whom) => Ok(Some(source)),
+        Some(source) if inspect(context, table, &source, whom, keys) => Ok(Some(source)),
         Some(_) => Err(()),
         None => Ok(None),
     }
 }
 
 /// Reads a credential to see that it can be used, and looks at its strength. Whether it can.
-fn inspect(context: &mut Context<'_>, table: &Table, source: &CredentialSource, whom: &str) -> bool {
+fn inspect(
+    context: &mut Context<'_>,
+    table: &Table,
+    source: &CredentialSource,
+    whom: &str,
+    (file_key, env_key): (&'static str, &'static str),
+) -> bool {
     let (key, path): (_, Option<&PathBuf>) = match source {
-        CredentialSource::File(path) => ("password_file", Some(path)),
-        CredentialSource::Environment(_) => ("password_env", None),
+        CredentialSource::File(path) => (file_key, Some(path)),
+        CredentialSource::Environment(_) => (env_key, None),
         CredentialSource::EnvironmentUrl(_) => ("url", None),
     };
     let place = table.place_of(key);
@@ -322,7 +361,9 @@ fn inspect(context: &mut Context<'_>, table: &Table, source: &CredentialSource, 
                 )
                 .label(fault.to_string());
             if fault == CredentialFault::NotSet {
-                message.help("password_env takes the name of a variable that is set when Keyward starts");
+                message.help(format!(
+                    "{env_key} takes the name of a variable that is set when Keyward starts"
+                ));
             }
             return false;
         }
@@ -462,6 +503,9 @@ fn inside_quotes(mut location: Location, raw: &str, text: &str) -> Location {
     }
     location
 }
+
+/// The keys of a password.
+pub(super) const PASSWORD_KEYS: (&str, &str) = ("password_file", "password_env");
 
 const DEFAULT_ACL: &str = "safe";
 

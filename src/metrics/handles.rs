@@ -1,11 +1,11 @@
 //! Ready handles: counters whose labels have been looked up once.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::Families;
 use super::labels::{ALARMING, COMMAND, ERROR_CODES, MOST_ALARMING_USERS, OTHER, PROXY_HEADER};
@@ -64,10 +64,15 @@ pub struct UpstreamMetrics {
     connects: IntCounter,
     connect_failures: Words,
     connect_duration: Histogram,
-    auth_failures: Words,
+    name: String,
+    auth_failures: IntCounterVec,
+    auth_failure_words: &'static [&'static str],
+    overprivileged: IntGaugeVec,
+    /// Commands that have a series there.
+    asked_about: Mutex<Vec<&'static str>>,
     closed: Words,
     error_replies: Words,
-    credential_changed: (String, prometheus::GaugeVec),
+    credential_changed: prometheus::GaugeVec,
     lanes: Vec<(LaneKind, IntGauge)>,
     waiting: IntGauge,
     waits: IntCounter,
@@ -362,7 +367,7 @@ impl UpstreamMetrics {
         let words = |family: &IntCounterVec, words: &mut dyn Iterator<Item = &'static str>| {
             Words::new(family, name, words)
         };
-        Self {
+        let upstream = Self {
             open: families.upstream_connections_open.with_label_values(&[name]),
             connects: families.upstream_connects.with_label_values(&[name]),
             connect_failures: words(
@@ -370,10 +375,11 @@ impl UpstreamMetrics {
                 &mut labels.connect_failures.iter().copied(),
             ),
             connect_duration: families.upstream_connect_duration.with_label_values(&[name]),
-            auth_failures: words(
-                &families.upstream_auth_failures,
-                &mut labels.upstream_auth_failures.iter().copied(),
-            ),
+            name: name.to_owned(),
+            auth_failures: families.upstream_auth_failures.clone(),
+            auth_failure_words: labels.upstream_auth_failures,
+            overprivileged: families.upstream_overprivileged.clone(),
+            asked_about: Mutex::default(),
             closed: words(
                 &families.upstream_closed,
                 &mut UpstreamClosed::ALL.iter().map(|when| when.label()),
@@ -382,7 +388,7 @@ impl UpstreamMetrics {
                 &families.error_replies,
                 &mut ERROR_CODES.into_iter().chain([OTHER]),
             ),
-            credential_changed: (name.to_owned(), families.upstream_credential_changed.clone()),
+            credential_changed: families.upstream_credential_changed.clone(),
             up: families.upstream_up.with_label_values(&[name]),
             desync: families.desync.with_label_values(&[name]),
             lanes: LaneKind::ALL
@@ -402,6 +408,32 @@ impl UpstreamMetrics {
             connections_max: families.upstream_connections_max.with_label_values(&[name]),
             requests_queued: families.upstream_requests_queued.with_label_values(&[name]),
             requests_per_flush: families.upstream_requests_per_flush.with_label_values(&[name]),
+        };
+        upstream.prepare_login("");
+        upstream
+    }
+
+    /// Makes the series of a login of its own, of this configured user.
+    pub fn prepare_login(&self, user: &str) {
+        for word in self.auth_failure_words {
+            self.auth_failures.with_label_values(&[&self.name, user, word]);
+        }
+    }
+
+    /// Replaces what is known of the commands that Redis would run although they are refused here.
+    pub fn overprivileged(&self, commands: &[(&'static str, bool)]) {
+        let mut former = self.asked_about.lock().unwrap_or_else(PoisonError::into_inner);
+        for command in former.drain(..) {
+            // One that was never there needs not be removed.
+            let _ = self
+                .overprivileged
+                .remove_label_values(&[self.name.as_str(), command]);
+        }
+        for (command, runs) in commands {
+            self.overprivileged
+                .with_label_values(&[self.name.as_str(), *command])
+                .set(i64::from(*runs));
+            former.push(command);
         }
     }
 
@@ -442,9 +474,12 @@ impl UpstreamMetrics {
         self.connect_failures.inc(reason);
     }
 
-    /// Counts a credential that Redis refused; `reason` is a word of the upstream's login failures.
-    pub fn auth_failed(&self, reason: &'static str) {
-        self.auth_failures.inc(reason);
+    /// Counts a credential that Redis refused; `reason` is a word of the upstream's login failures, `user` the configured
+    /// user that it is for, empty for Keyward's own.
+    pub fn auth_failed(&self, user: &str, reason: &'static str) {
+        self.auth_failures
+            .with_label_values(&[&self.name, user, reason])
+            .inc();
     }
 
     /// Counts a connection that the upstream closed.
@@ -462,10 +497,9 @@ impl UpstreamMetrics {
         self.error_replies.inc(code);
     }
 
-    /// Records when the credential in use was last changed, in Unix seconds.
-    pub fn credential_changed(&self, unix_seconds: f64) {
-        let (name, family) = &self.credential_changed;
-        let gauge: Gauge = family.with_label_values(&[name]);
+    /// Records when the credential in use was last changed, in Unix seconds; `user` as in [`UpstreamMetrics::auth_failed`].
+    pub fn credential_changed(&self, user: &str, unix_seconds: f64) {
+        let gauge: Gauge = self.credential_changed.with_label_values(&[&self.name, user]);
         gauge.set(unix_seconds);
     }
 }

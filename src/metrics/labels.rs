@@ -44,7 +44,7 @@ impl Default for Labels {
                 "source_not_allowed",
                 "client_cert_mismatch",
             ],
-            auth_methods: &["password", "client_cert", "none"],
+            auth_methods: &["password", "client_cert", "unix_user", "none"],
             tls_handshake_failures: &[
                 "plaintext",
                 "version",
@@ -138,7 +138,8 @@ labels! {
         CredentialRemoved = "credential_removed",
         /// A request was refused after its first bytes had reached Redis, and the session's state went with the connection.
         LateDenial = "late_denial",
-        /// A limit was reached when the client logged in, or when its true source became known.
+        /// A limit was reached when the client logged in, or when its true source became known; or its certificate belongs
+        /// to no user.
         Rejected = "rejected",
         /// The TLS handshake failed.
         Handshake = "handshake",

@@ -131,6 +131,7 @@ struct Families {
     tls_not_after: GaugeVec,
     upstream_auth_failures: IntCounterVec,
     upstream_credential_changed: GaugeVec,
+    upstream_overprivileged: IntGaugeVec,
     upstream_up: IntGaugeVec,
     upstream_connections_open: IntGaugeVec,
     upstream_connections_max: IntGaugeVec,
@@ -407,13 +408,13 @@ impl Families {
             )?,
             auth_attempts: make.counters(
                 "keyward_auth_attempts_total",
-                "Client authentications decided, granted or refused. method is password, client_cert or none.",
+                "Client authentications decided, granted or refused. method is password, client_cert, unix_user or none.",
                 &["listener", "method"],
             )?,
             upstream_auth_failures: make.counters(
                 "keyward_upstream_auth_failures_total",
-                "Times Redis refused the credential that Keyward holds (after a bad rotation, for instance).",
-                &["upstream", "reason"],
+                "Times Redis refused a credential that Keyward holds (after a bad rotation, for instance). user is empty for Keyward's own, else the user that it is for.",
+                &["upstream", "user", "reason"],
             )?,
             auth_lockouts: make.counters(
                 "keyward_auth_lockouts_total",
@@ -447,8 +448,8 @@ impl Families {
             )?,
             upstream_credential_changed: make.float_gauges(
                 "keyward_upstream_credential_changed_timestamp_seconds",
-                "When the credential that Keyward holds for this upstream was last changed, as a Unix time.",
-                &["upstream"],
+                "When a credential that Keyward holds for this upstream was last changed, as a Unix time. user is empty for Keyward's own, else the user that it is for.",
+                &["upstream", "user"],
             )?,
             connections_open: make.gauges(
                 "keyward_connections_open",
@@ -539,6 +540,11 @@ impl Families {
                 "keyward_tls_certificate_not_after_timestamp_seconds",
                 "Expiry of a loaded certificate, as a Unix time. role is listener, client_ca, upstream_ca or upstream_client.",
                 &["role", "name"],
+            )?,
+            upstream_overprivileged: make.gauges(
+                "keyward_upstream_overprivileged",
+                "1 if Redis would run this command for Keyward although no user may use it, so that only Keyward, and no script, is kept from it; else 0.",
+                &["upstream", "cmd"],
             )?,
             upstream_up: make.gauges(
                 "keyward_upstream_up",

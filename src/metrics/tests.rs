@@ -42,7 +42,10 @@ fn has(metrics: &Metrics, series: &str, expected: f64) {
 /// Counts something of each kind whose series are not there from the beginning.
 fn use_everything(metrics: &Metrics) {
     metrics.user_credential_changed("app", 1e9);
-    metrics.upstream("main").credential_changed(1e9);
+    metrics.upstream("main").credential_changed("", 1e9);
+    metrics
+        .upstream("main")
+        .overprivileged(&[("flushall", true), ("keys", false)]);
     metrics.set_certificates([(CertificateRole::Listener, "gateway", 2_000_000_000)]);
     metrics.set_revocation_lists([("gateway", 2_000_000_000)]);
     metrics.listener("gateway").tally().command(0);
@@ -54,6 +57,7 @@ fn every_documented_family_is_there_under_its_name_and_type() {
         ("keyward_auth_failures_total", "counter"),
         ("keyward_auth_attempts_total", "counter"),
         ("keyward_upstream_auth_failures_total", "counter"),
+        ("keyward_upstream_overprivileged", "gauge"),
         ("keyward_auth_lockouts_total", "counter"),
         ("keyward_auth_locked_sources", "gauge"),
         ("keyward_commands_denied_total", "counter"),
@@ -165,7 +169,7 @@ fn all_refusals_are_at_zero_before_anything_has_happened() {
         r#"keyward_protocol_errors_total{listener="gateway",side="upstream"}"#,
         r#"keyward_error_replies_total{err="OOM",upstream="main"}"#,
         r#"keyward_upstream_connect_failures_total{reason="dns",upstream="main"}"#,
-        r#"keyward_upstream_auth_failures_total{reason="wrongpass",upstream="main"}"#,
+        r#"keyward_upstream_auth_failures_total{reason="wrongpass",upstream="main",user=""}"#,
         r#"keyward_upstream_closed_total{upstream="main",when="reply"}"#,
         r#"keyward_config_reloads_total{result="failure"}"#,
         r#"keyward_log_messages_total{level="error"}"#,
@@ -541,4 +545,33 @@ fn promtool_has_nothing_to_say() {
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn what_redis_would_run_is_replaced_as_a_whole() {
+    let metrics = metrics();
+    let upstream = metrics.upstream("main");
+    let series = |cmd: &str| format!("keyward_upstream_overprivileged{{cmd=\"{cmd}\",upstream=\"main\"}}");
+    upstream.overprivileged(&[("flushall", true), ("keys", false)]);
+    has(&metrics, &series("flushall"), 1.0);
+    has(&metrics, &series("keys"), 0.0);
+    upstream.overprivileged(&[("flushall", false)]);
+    has(&metrics, &series("flushall"), 0.0);
+    assert_eq!(value(&metrics, &series("keys")), None);
+}
+
+#[test]
+fn a_login_of_a_user_has_its_series_from_the_beginning() {
+    let metrics = metrics();
+    let upstream = metrics.upstream("main");
+    upstream.prepare_login("app");
+    let series = |user: &str| {
+        format!(
+            "keyward_upstream_auth_failures_total{{reason=\"wrongpass\",upstream=\"main\",user=\"{user}\"}}"
+        )
+    };
+    has(&metrics, &series("app"), 0.0);
+    upstream.auth_failed("app", "wrongpass");
+    has(&metrics, &series("app"), 1.0);
+    has(&metrics, &series(""), 0.0);
 }

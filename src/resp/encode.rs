@@ -50,6 +50,19 @@ pub fn null(out: &mut BytesMut, resp3: bool) {
     out.put_slice(if resp3 { b"_\r\n" } else { b"$-1\r\n" });
 }
 
+/// Appends pairs of texts: as a map in RESP3, as an array of names and values in RESP2.
+pub fn map(out: &mut BytesMut, pairs: &[(&str, &str)], resp3: bool) {
+    if resp3 {
+        header(out, b'%', pairs.len());
+    } else {
+        header(out, b'*', pairs.len().saturating_mul(2));
+    }
+    for (name, value) in pairs {
+        bulk(out, name.as_bytes());
+        bulk(out, value.as_bytes());
+    }
+}
+
 /// Appends the head of an array, push or map: `kind` and the number of what follows.
 pub(super) fn header(out: &mut BytesMut, kind: u8, count: usize) {
     out.put_u8(kind);
@@ -115,6 +128,16 @@ mod tests {
         for value in [0, 7, -7, 10, 99, 100, i64::MAX, i64::MIN] {
             assert_eq!(written(|o| integer(o, value)), format!(r":{value}\r\n"));
         }
+    }
+
+    #[test]
+    fn pairs_are_a_map_or_an_array() {
+        let pairs = [("a", "1"), ("b", "")];
+        assert_eq!(
+            written(|o| map(o, &pairs, true)),
+            r"%2\r\n$1\r\na\r\n$1\r\n1\r\n$1\r\nb\r\n$0\r\n\r\n"
+        );
+        assert!(written(|o| map(o, &pairs, false)).starts_with(r"*4\r\n$1\r\na\r\n"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Connects what an upstream reports to the metrics and the audit log.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::audit::Audit;
@@ -13,8 +13,15 @@ struct UpstreamCounters {
     name: String,
     metrics: Arc<UpstreamMetrics>,
     audit: Arc<Audit>,
-    /// The credential has been read for the first time: what comes after is a change.
-    loaded: AtomicBool,
+    /// Logins whose credential has been read for the first time: what comes after is a change.
+    known: Mutex<BTreeSet<String>>,
+}
+
+impl UpstreamCounters {
+    fn is_known(&self, user: &str) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        !known.insert(user.to_owned())
+    }
 }
 
 impl Counters for UpstreamCounters {
@@ -31,14 +38,14 @@ impl Counters for UpstreamCounters {
         self.metrics.connect_failed(reason.label());
     }
 
-    fn auth_failed(&self, reason: AuthRefusal) {
-        self.metrics.auth_failed(reason.label());
+    fn auth_failed(&self, user: &str, reason: AuthRefusal) {
+        self.metrics.auth_failed(user, reason.label());
     }
 
-    fn credential_changed(&self, at: SystemTime) {
+    fn credential_changed(&self, user: &str, at: SystemTime) {
         let age = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.metrics.credential_changed(age.as_secs_f64());
-        if self.loaded.swap(true, Ordering::Relaxed) {
+        self.metrics.credential_changed(user, age.as_secs_f64());
+        if self.is_known(user) {
             self.audit.upstream_credential_changed(&self.name);
         }
     }
@@ -72,7 +79,7 @@ pub(super) fn of<'a>(
             name: name.to_owned(),
             metrics: metrics.upstream(name),
             audit: Arc::clone(audit),
-            loaded: AtomicBool::new(false),
+            known: Mutex::default(),
         })
     }
 }

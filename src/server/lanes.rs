@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::metrics::{GaugeGuard, LaneKind, Side, Tally, UpstreamClosed, UpstreamMetrics};
-use crate::upstream::{Dial, Dialed, Lane, LaneReport, LaneState, LostWhen, SharedLane, Upstream};
+use crate::upstream::{Dial, Dialed, Lane, LaneReport, LaneState, LostWhen, SharedLane, Target, Upstream};
 
 use super::listener::{Listener, Settings};
 use super::worker::Worker;
@@ -51,14 +51,16 @@ struct Shared {
 }
 
 struct Idle {
-    upstream: Arc<Upstream>,
+    target: Target,
     state: LaneState,
     lane: Lane,
     since: Instant,
 }
 
+/// One login at an upstream that is in use.
 struct Known {
-    served: Served,
+    target: Target,
+    metrics: Arc<UpstreamMetrics>,
     /// Connections that are being opened ahead of need.
     warming: Rc<Cell<usize>>,
 }
@@ -78,23 +80,27 @@ impl Lanes {
     /// The upstreams that are in use from now on. Lanes of others end: idle ones at once, shared ones when what is on
     /// them has been answered.
     pub(super) fn serve(&self, upstreams: &[Served]) {
-        let known = upstreams.iter().map(|served| {
-            served.upstream.places().register(self.home, &self.bell);
-            Known {
-                served: served.clone(),
+        let mut known = Vec::new();
+        for Served { upstream, metrics } in upstreams {
+            upstream.places().register(self.home, &self.bell);
+            known.extend(upstream.logins().into_iter().map(|login| Known {
+                target: Target {
+                    upstream: Arc::clone(upstream),
+                    login,
+                },
+                metrics: Arc::clone(metrics),
                 warming: Rc::default(),
-            }
-        });
-        let mut old = std::mem::replace(&mut *self.known.borrow_mut(), known.collect());
+            }));
+        }
+        let mut old = std::mem::replace(&mut *self.known.borrow_mut(), known);
         for known in self.known.borrow_mut().iter_mut() {
-            let same = |old: &Known| Arc::ptr_eq(&old.served.upstream, &known.served.upstream);
-            if let Some(index) = old.iter().position(same) {
+            if let Some(index) = old.iter().position(|old| old.target.is_same(&known.target)) {
                 known.warming = old.swap_remove(index).warming;
             }
         }
-        self.idle.borrow_mut().retain(|idle| !idle.upstream.is_retired());
+        self.idle.borrow_mut().retain(|idle| !idle.target.is_retired());
         self.shared.borrow_mut().retain(|shared| {
-            let retired = shared.lane.upstream().is_retired();
+            let retired = shared.lane.target().is_retired();
             if retired {
                 shared.lane.retire();
             }
@@ -108,15 +114,13 @@ impl Lanes {
         worker: &Rc<Worker>,
         listener: &Arc<Listener>,
         settings: &Settings,
-        user: &str,
+        (target, user): (&Target, &str),
         state: LaneState,
     ) -> Rc<SharedLane> {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|shared| shared.lane.is_open());
         let found = shared.iter().find(|shared| {
-            shared.listener == listener.index
-                && shared.user == user
-                && shared.lane.fits(&settings.upstream, state)
+            shared.listener == listener.index && shared.user == user && shared.lane.fits(target, state)
         });
         if let Some(found) = found {
             return Rc::clone(&found.lane);
@@ -128,8 +132,8 @@ impl Lanes {
             queued: Cell::new(0),
             name: settings.upstream.name().into(),
         };
-        let dial = connection(worker, &settings.upstream, state);
-        let (lane, driver) = SharedLane::open(&settings.upstream, state, dial, Rc::clone(worker), report);
+        let dial = connection(worker, target, state);
+        let (lane, driver) = SharedLane::open(target, state, dial, Rc::clone(worker), report);
         tokio::task::spawn_local(driver);
         shared.push(Shared {
             listener: listener.index,
@@ -139,14 +143,14 @@ impl Lanes {
         lane
     }
 
-    /// An idle connection of this upstream, the best fit first; none while somebody waits for one.
-    pub(super) fn take(&self, upstream: &Arc<Upstream>, state: LaneState) -> Option<(Lane, LaneState)> {
-        if upstream.places().waiting() > 0 {
+    /// An idle connection to there, the best fit first; none while somebody waits for one.
+    pub(super) fn take(&self, target: &Target, state: LaneState) -> Option<(Lane, LaneState)> {
+        if target.upstream.places().waiting() > 0 || !target.login.is_trusted() {
             return None;
         }
         let mut idle = self.idle.borrow_mut();
         loop {
-            let fits = |idle: &Idle| Arc::ptr_eq(&idle.upstream, upstream);
+            let fits = |idle: &Idle| idle.target.is_same(target);
             let index = idle
                 .iter()
                 .rposition(|idle| fits(idle) && idle.state == state)
@@ -161,12 +165,10 @@ impl Lanes {
 
     /// An idle connection that is as good as a fresh one for whoever needs it in this state: asking for RESP3 or a
     /// database again changes nothing. If there is none, and somebody waits, the others are of more use closed.
-    fn take_ready(&self, upstream: &Arc<Upstream>, state: LaneState) -> Option<Box<Dialed>> {
-        let fresh = fresh(upstream);
+    fn take_ready(&self, target: &Target, state: LaneState) -> Option<Box<Dialed>> {
+        let fresh = fresh(&target.upstream);
         let mut idle = self.idle.borrow_mut();
-        let fits = |idle: &Idle| {
-            Arc::ptr_eq(&idle.upstream, upstream) && (idle.state == state || idle.state == fresh)
-        };
+        let fits = |idle: &Idle| idle.target.is_same(target) && (idle.state == state || idle.state == fresh);
         while let Some(index) = idle.iter().rposition(fits) {
             let Idle { mut lane, .. } = idle.remove(index);
             if lane.is_quiet(&mut Context::from_waker(Waker::noop()))
@@ -182,9 +184,9 @@ impl Lanes {
 
     /// Keeps a clean connection for the next who needs one; the oldest goes when there are too many. Somebody who waits
     /// on this worker takes it over; if it is another worker's turn, it is closed and its place goes there.
-    pub(super) fn put(&self, upstream: &Arc<Upstream>, state: LaneState, mut lane: Lane) {
-        let places = upstream.places();
-        if upstream.is_retired() || places.waiting() > 0 && !places.wake_first_of(self.home) {
+    pub(super) fn put(&self, target: &Target, state: LaneState, mut lane: Lane) {
+        let places = target.upstream.places();
+        if target.is_retired() || places.waiting() > 0 && !places.wake_first_of(self.home) {
             return;
         }
         // From now on the keeper is woken when Redis closes it.
@@ -197,13 +199,13 @@ impl Lanes {
         }
         let mut idle = self.idle.borrow_mut();
         idle.push(Idle {
-            upstream: Arc::clone(upstream),
+            target: target.clone(),
             state,
             lane,
             since: Instant::now(),
         });
-        let of_it = |idle: &Idle| Arc::ptr_eq(&idle.upstream, upstream);
-        if idle.iter().filter(|idle| of_it(idle)).count() > upstream.pool().max
+        let of_it = |idle: &Idle| idle.target.is_same(target);
+        if idle.iter().filter(|idle| of_it(idle)).count() > target.upstream.pool().max
             && let Some(oldest) = idle.iter().position(of_it)
         {
             idle.remove(oldest);
@@ -220,9 +222,10 @@ impl Lanes {
     pub(super) fn give_up_idle(&self) {
         self.idle
             .borrow_mut()
-            .retain(|idle| idle.upstream.places().waiting() == 0);
+            .retain(|idle| idle.target.upstream.places().waiting() == 0);
         self.shared.borrow_mut().retain(|shared| {
-            let goes = SharedLane::is_unused(&shared.lane) && shared.lane.upstream().places().waiting() > 0;
+            let goes =
+                SharedLane::is_unused(&shared.lane) && shared.lane.target().upstream.places().waiting() > 0;
             if goes {
                 shared.lane.retire();
             }
@@ -237,9 +240,9 @@ impl Lanes {
             let known = self.known.borrow();
             self.idle.borrow_mut().retain_mut(|idle| {
                 let quiet = idle.lane.is_quiet(cx);
-                let of_it = |known: &&Known| Arc::ptr_eq(&known.served.upstream, &idle.upstream);
+                let of_it = |known: &&Known| known.target.is_same(&idle.target);
                 if !quiet && let Some(known) = known.iter().find(of_it) {
-                    known.served.metrics.closed(UpstreamClosed::Idle);
+                    known.metrics.closed(UpstreamClosed::Idle);
                 }
                 quiet
             });
@@ -252,8 +255,8 @@ impl Lanes {
     pub(super) fn tidy(&self, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         for known in &*self.known.borrow() {
-            let pool = known.served.upstream.pool();
-            let of_it = |idle: &Idle| Arc::ptr_eq(&idle.upstream, &known.served.upstream);
+            let pool = known.target.upstream.pool();
+            let of_it = |idle: &Idle| idle.target.is_same(&known.target);
             let mut spare = idle.iter().filter(|idle| of_it(idle)).count();
             idle.retain(|idle| {
                 let old = of_it(idle) && now.saturating_duration_since(idle.since) >= pool.idle_time;
@@ -271,20 +274,29 @@ impl Lanes {
     /// Whether there is a minimum to be kept.
     pub(super) fn keeps_minimum(&self) -> bool {
         let known = self.known.borrow();
-        known.iter().any(|known| known.served.upstream.pool().min > 0)
+        known.iter().any(|known| known.target.upstream.pool().min > 0)
     }
 
     /// Opens a few of the connections that are missing. Not while Redis is away or refuses us, which the health check
     /// finds out, and not while somebody waits for a place.
     pub(super) fn refill(worker: &Rc<Worker>) {
         let lanes = &worker.lanes;
-        for Known { served, warming } in &*lanes.known.borrow() {
-            let upstream = &served.upstream;
-            if upstream.is_failing() || upstream.places().waiting() > 0 {
+        for Known {
+            target,
+            metrics,
+            warming,
+        } in &*lanes.known.borrow()
+        {
+            let upstream = &target.upstream;
+            if upstream.is_failing()
+                || !target.login.is_trusted()
+                || target.login.is_refused()
+                || upstream.places().waiting() > 0
+            {
                 continue;
             }
             let idle = lanes.idle.borrow();
-            let ready = idle.iter().filter(|idle| Arc::ptr_eq(&idle.upstream, upstream));
+            let ready = idle.iter().filter(|idle| idle.target.is_same(target));
             let mut missing = upstream
                 .pool()
                 .min
@@ -295,16 +307,17 @@ impl Lanes {
             {
                 missing = missing.saturating_sub(1);
                 warming.set(warming.get().saturating_add(1));
-                let (worker, served, warming) = (Rc::clone(worker), served.clone(), Rc::clone(warming));
+                let (worker, target, warming) = (Rc::clone(worker), target.clone(), Rc::clone(warming));
+                let metrics = Arc::clone(metrics);
                 tokio::task::spawn_local(async move {
-                    let dialed = served.upstream.dial_at(place).await;
+                    let dialed = target.upstream.dial_at(&target.login, place).await;
                     warming.set(warming.get().saturating_sub(1));
                     // A failure has been counted and said; another attempt is made when Redis is back.
                     if let Ok(dialed) = dialed {
                         let mut lane = Lane::over(Box::new(dialed));
-                        lane.count_as(Box::new(served.metrics.lane_open(LaneKind::Idle)));
-                        let state = fresh(&served.upstream);
-                        worker.lanes.put(&served.upstream, state, lane);
+                        lane.count_as(Box::new(metrics.lane_open(LaneKind::Idle)));
+                        let state = fresh(&target.upstream);
+                        worker.lanes.put(&target, state, lane);
                     }
                 });
             }
@@ -313,12 +326,13 @@ impl Lanes {
 }
 
 /// A connection for whoever needs one that is fresh or in this state: idle, or new, perhaps after waiting for a place.
-pub(super) fn connection(worker: &Rc<Worker>, upstream: &Arc<Upstream>, state: LaneState) -> Dial {
-    let (worker, upstream) = (Rc::clone(worker), Arc::clone(upstream));
+pub(super) fn connection(worker: &Rc<Worker>, target: &Target, state: LaneState) -> Dial {
+    let (worker, target) = (Rc::clone(worker), target.clone());
     Box::pin(async move {
         let lanes = &worker.lanes;
-        upstream
-            .connection(lanes.home, || lanes.take_ready(&upstream, state))
+        target
+            .upstream
+            .connection(&target.login, lanes.home, || lanes.take_ready(&target, state))
             .await
     })
 }

@@ -1,5 +1,6 @@
 //! One listener as its connections see it: names and counters for life, settings until the next reload.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,13 +10,13 @@ use arc_swap::ArcSwap;
 
 use crate::acl::DenyReason;
 use crate::audit::{self, Audit};
-use crate::auth::{Identity, Users};
+use crate::auth::{AuthFailure, Evidence, Identity, Users};
 use crate::config::{self, LoginMode};
 use crate::limits::{Limits, Network, Reject, Throttle};
 use crate::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
-use crate::net::Peer;
-use crate::tls::{FailureKind, HandshakeFailure, Rejected};
-use crate::upstream::Upstream;
+use crate::net::{Peer, Stream};
+use crate::tls::{self, ClientTrust, FailureKind, HandshakeFailure, Rejected};
+use crate::upstream::{Target, Upstream};
 
 use super::prepare::Networks;
 
@@ -46,8 +47,12 @@ pub(super) struct Settings {
     /// Turns of TLS handshakes in a round of a worker.
     pub(super) max_handshakes: usize,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    /// What client certificates are verified with.
+    pub(super) clients: Option<Arc<ClientTrust>>,
     pub(super) users: Arc<Users>,
     pub(super) sources: Arc<Networks>,
+    /// Users whose connections to Redis have a login of their own.
+    pub(super) own_logins: BTreeSet<String>,
     pub(super) upstream: Arc<Upstream>,
     pub(super) drain_timeout: Duration,
     /// Sessions of one user share connections to Redis.
@@ -177,12 +182,48 @@ impl Settings {
             .any(|network| network.contains(&address))
     }
 
-    /// Who a client is that has said nothing: nobody, unless the listener asks for no login.
-    pub(super) fn open_identity(&self) -> Option<Identity> {
+    /// Who a client is that has said nothing: nobody, unless the listener asks for no login, or its connection shows it.
+    pub(super) fn open_identity(&self, evidence: &Evidence) -> Result<Option<Identity>, AuthFailure> {
         match self.config.login {
-            LoginMode::Password => None,
-            LoginMode::None => self.users.open(),
+            LoginMode::Password => self.users.identify(evidence),
+            LoginMode::None => Ok(self.users.open()),
         }
+    }
+
+    /// What a connection shows of its client.
+    pub(super) fn evidence(&self, stream: &Stream, peer: &Peer) -> Evidence {
+        // A certificate from before a reload counts only while they are verified, and is not read in vain.
+        let counts = self.clients.is_some() && self.users.maps_certificates();
+        match (stream.peer_certificates().and_then(<[_]>::first), peer) {
+            (Some(leaf), _) if counts => Evidence::Certificate(tls::certificate_names(leaf)),
+            (_, Peer::Unix { uid: Some(uid) }) => Evidence::UnixUser(*uid),
+            _ => Evidence::Nothing,
+        }
+    }
+
+    /// Whether a connection that was accepted under these settings before would be accepted now, as far as its
+    /// certificate goes.
+    pub(super) fn still_accepts(&self, former: &Self, stream: &Stream) -> bool {
+        let (Some(trust), true) = (&self.clients, stream.tls_state().is_some()) else {
+            return true;
+        };
+        let unchanged = former
+            .clients
+            .as_ref()
+            .is_some_and(|former| !trust.differs_from(former));
+        match stream.peer_certificates() {
+            Some(_) if unchanged => true,
+            Some(chain) => trust.accepts(chain),
+            None => !trust.is_mandatory(),
+        }
+    }
+
+    /// The connections to Redis of this user.
+    pub(super) fn target(&self, user: Option<&str>) -> Target {
+        Target::of(
+            &self.upstream,
+            user.filter(|user| self.own_logins.contains(*user)),
+        )
     }
 }
 

@@ -19,6 +19,7 @@ mod lanes;
 mod listener;
 mod packing;
 mod prepare;
+mod privilege;
 mod reload;
 mod service;
 mod watch;
@@ -46,6 +47,7 @@ use expiry::Expiries;
 use lanes::Served;
 use listener::{Listener, Settings, Shared};
 use prepare::Built;
+use privilege::{Inspection, Plan, Said};
 use service::Service;
 use workers::{Balance, Workers};
 
@@ -89,6 +91,8 @@ pub struct Bound {
     control: Option<net::Listener>,
     files: watch::Files,
     expiries: Expiries,
+    /// What was said about the rights of our users at Redis.
+    said: Arc<Said>,
 }
 
 /// What runs while serving.
@@ -210,7 +214,26 @@ impl Bound {
             control,
             files,
             expiries,
+            said: Arc::default(),
         })
+    }
+
+    /// Where least privilege is demanded, Redis is asked before anybody is served. One that cannot be reached is asked when
+    /// it is there, and nobody is served through it before that.
+    async fn demand_least_privilege(&self) -> Result<(), StartError> {
+        let mut faults = Vec::new();
+        for (index, (section, upstream)) in self.config.upstreams.iter().zip(&self.upstreams).enumerate() {
+            if !section.require_least_privilege {
+                continue;
+            }
+            let plan = Plan::of_listeners(upstream, index, &self.listeners);
+            faults.extend(plan.demand(upstream).await.err());
+        }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(StartError::Configuration(faults))
+        }
     }
 
     /// Where it listens: names and real addresses.
@@ -240,6 +263,7 @@ impl Bound {
     /// # Errors
     /// The system gave no thread or signal handler; nothing has been served then.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+        self.demand_least_privilege().await?;
         let mut signals = drain::signals()?;
         let (drain, watch) = drain::channel();
         let (reloads, reloaded) = channel::channel(self.served());
@@ -335,12 +359,12 @@ impl Serving {
         loop {
             tokio::select! {
                 event = signals.next() => match event {
-                    Event::Reload => self.reload_configuration(),
+                    Event::Reload => self.reload_configuration().await,
                     Event::Terminate | Event::Abort => return,
                 },
                 () = &mut stop => return,
                 _ = look.tick() => if self.bound.files.changed() {
-                    self.reload_files();
+                    self.reload_files().await;
                 },
                 _ = second.tick() => self.tick(),
                 now = balance.tick(), if self.bound.config.server.workers > 1 => self.balance(now.into_std()),
@@ -405,22 +429,32 @@ impl Serving {
         for probe in self.probes.drain(..) {
             probe.abort();
         }
-        for upstream in &self.bound.upstreams {
+        let mut probes = Vec::new();
+        for (index, upstream) in self.bound.upstreams.iter().enumerate() {
+            let mut inspection = Inspection::new(self, index, upstream);
+            let upstream = Arc::clone(upstream);
             let health = self.bound.readiness.upstream(upstream.name());
             let metrics = self.bound.shared.metrics.upstream(upstream.name());
-            let mut probe = Probe::new(Arc::clone(upstream));
-            self.probes.push(tokio::spawn(async move {
+            let mut probe = Probe::new(Arc::clone(&upstream));
+            probes.push(tokio::spawn(async move {
                 loop {
                     let found = probe.check().await;
                     metrics.up.set(i64::from(found.up));
+                    inspection.after_check(found.up).await;
+                    let trusted = upstream.is_trusted();
                     if let Some(health) = &health {
-                        health.set(found.up && found.ready);
+                        health.set(found.up && found.ready && trusted);
                     }
-                    let pause = if found.ready { PROBE_INTERVAL } else { PROBE_RETRY };
+                    let pause = if found.ready && (trusted || !found.up) {
+                        PROBE_INTERVAL
+                    } else {
+                        PROBE_RETRY
+                    };
                     tokio::time::sleep(pause).await;
                 }
             }));
         }
+        self.probes = probes;
     }
 }
 

@@ -10,13 +10,13 @@ use ipnet::IpNet;
 
 use crate::acl::User;
 use crate::acl::rule::{self, RuleError};
-use crate::auth::Users;
+use crate::auth::{Factors, Users};
 use crate::config::{
     self, AclText, Config, CredentialSource, Diagnostic, Loaded, Location, LoginMode, NamedFile, Sources,
     code,
 };
-use crate::tls::{CertificateInfo, ServerTls, TlsError};
-use crate::upstream::{Counters, NoCounters, SetupError, Upstream};
+use crate::tls::{CertificateInfo, ClientTrust, ServerTls, TlsError};
+use crate::upstream::{Counters, Login, NoCounters, SetupError, Upstream};
 
 /// How environment variables are looked up.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -24,11 +24,16 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// What one listener needs besides its configuration.
 pub(super) struct Prepared {
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    /// What client certificates are verified with.
+    pub(super) clients: Option<Arc<ClientTrust>>,
     pub(super) certificates: Vec<CertificateInfo>,
     /// When the first of the revocation lists runs out, in Unix seconds.
     pub(super) crl_next_update: Option<i64>,
     pub(super) users: Arc<Users>,
     pub(super) sources: Arc<Networks>,
+    /// Users with a login of their own at Redis: those of `[[user]]` tables. Another of the same name in an ACL file or at
+    /// another listener is somebody else.
+    pub(super) own_logins: BTreeSet<String>,
 }
 
 /// Networks that users may log in from, by name; users who are not here may log in from everywhere.
@@ -118,9 +123,14 @@ pub(super) fn build(
     let mut listeners = Vec::new();
     for listener in &config.listeners {
         let users = users(config, listener, &entries, &mut acl_files, &mut faults);
-        let (tls, certificates, crl_next_update) = match listener.tls.as_ref().map(ServerTls::load) {
-            None => (None, Vec::new(), None),
-            Some(Ok(tls)) => (Some(tls.config), tls.certificates, tls.crl_next_update),
+        let (tls, clients, certificates, crl_next_update) = match listener.tls.as_ref().map(ServerTls::load) {
+            None => (None, None, Vec::new(), None),
+            Some(Ok(tls)) => (
+                Some(tls.config),
+                tls.clients,
+                tls.certificates,
+                tls.crl_next_update,
+            ),
             Some(Err(error)) => {
                 let mut all = listener.tls.as_ref().map_or(Vec::new(), ServerTls::faults);
                 if all.is_empty() {
@@ -137,17 +147,24 @@ pub(super) fn build(
         };
         listeners.push(Prepared {
             tls,
+            clients,
             certificates,
             crl_next_update,
-            users: Arc::new(Users::new(users)),
+            users: Arc::new(Users::with_factors(users, factors(config, listener))),
+            own_logins: own_logins(config, listener)
+                .map(|(_, entry)| entry.name.clone())
+                .collect(),
             sources: Arc::new(Networks::of(config, listener)),
         });
     }
     let mut upstreams = Vec::new();
-    for section in &config.upstreams {
+    for (index, section) in config.upstreams.iter().enumerate() {
         let owner = ("upstream", section.name.as_str());
         match Upstream::new(section, environment, counters(&section.name)) {
-            Ok(upstream) => upstreams.push(upstream),
+            Ok(upstream) => {
+                let (logins, own_serves) = logins(config, index, &listeners, environment, &mut faults);
+                upstreams.push(upstream.with_logins(logins, own_serves));
+            }
             Err(SetupError::Tls(error)) => {
                 faults.push(tls_fault(code::UPSTREAM_SETUP, config, owner, &error));
             }
@@ -168,6 +185,78 @@ pub(super) fn build(
     } else {
         Err(faults)
     }
+}
+
+/// What shows who the users of a listener are besides passwords.
+fn factors(config: &Config, listener: &config::Listener) -> Vec<(String, Factors)> {
+    if listener.login == LoginMode::None {
+        return Vec::new();
+    }
+    let here = listener.users.iter().filter_map(|index| config.users.get(*index));
+    here.map(|entry| {
+        let factors = Factors {
+            certificates: entry.certificates.clone(),
+            certificate_required: entry.certificate_required,
+            unix_users: entry.unix_users.clone(),
+        };
+        (entry.name.clone(), factors)
+    })
+    .collect()
+}
+
+/// The users of a listener with a login of their own at Redis, by their numbers in the configuration.
+fn own_logins<'c>(
+    config: &'c Config,
+    listener: &'c config::Listener,
+) -> impl Iterator<Item = (usize, &'c config::UserEntry)> {
+    let here = listener
+        .users
+        .iter()
+        .filter(|_| listener.login == LoginMode::Password);
+    here.filter_map(|&index| Some((index, config.users.get(index)?)))
+        .filter(|(_, entry)| entry.upstream_login.is_some())
+}
+
+/// The users with a login of their own at this upstream, and whether there are others that use it.
+fn logins(
+    config: &Config,
+    upstream: usize,
+    listeners: &[Prepared],
+    environment: Environment<'_>,
+    faults: &mut Vec<Diagnostic>,
+) -> (Vec<Login>, bool) {
+    let (mut wanted, mut own_serves) = (BTreeSet::new(), false);
+    for (section, prepared) in config.listeners.iter().zip(listeners) {
+        if section.upstream != upstream {
+            continue;
+        }
+        wanted.extend(own_logins(config, section).map(|(index, _)| index));
+        let names = prepared.users.names();
+        own_serves |= names.iter().any(|name| !prepared.own_logins.contains(*name));
+    }
+    let mut logins = Vec::new();
+    for entry in wanted.into_iter().filter_map(|index| config.users.get(index)) {
+        let Some(section) = &entry.upstream_login else {
+            continue;
+        };
+        match Login::of_user(&entry.name, section, environment) {
+            Ok(login) => logins.push(login),
+            Err(error) => {
+                let fault = file_fault(
+                    code::UPSTREAM_SETUP,
+                    config,
+                    ("user", &entry.name),
+                    section.credential.file(),
+                    &error.to_string(),
+                );
+                // A user may be asked about for several upstreams.
+                if !faults.iter().any(|known| known.message == fault.message) {
+                    faults.push(fault);
+                }
+            }
+        }
+    }
+    (logins, own_serves)
 }
 
 /// The `[[user]]` tables, in order; `None` where one is at fault.
@@ -408,6 +497,8 @@ pub(super) fn watched_files(config: &Config) -> Vec<PathBuf> {
     }
     for user in &config.users {
         files.extend(secret(&user.credential));
+        let login = user.upstream_login.as_ref();
+        files.extend(login.and_then(|login| login.credential.file().map(Path::to_owned)));
     }
     for listener in &config.listeners {
         files.extend(listener.users_file.clone());

@@ -13,29 +13,33 @@ use super::counters;
 use super::expiry::Expiries;
 use super::listener::Settings;
 use super::prepare::{self, Built, Prepared};
+use super::privilege::Plan;
 use super::watch;
 use super::{Serving, now_unix};
 
 impl Serving {
     /// SIGHUP: the configuration and every file it names.
-    pub(super) fn reload_configuration(&mut self) {
-        let result = prepare::load(&self.bound.sources).and_then(|loaded| {
-            for warning in &loaded.warnings {
-                tracing::warn!(event = "configuration_warning", code = warning.code, message = %warning.message);
-            }
-            self.refuse_what_needs_a_restart(&loaded.config)?;
-            let files = watch::Files::new(prepare::watched_files(&loaded.config));
-            self.apply(loaded.config)?;
-            self.bound.files = files;
-            Ok(())
-        });
+    pub(super) async fn reload_configuration(&mut self) {
+        let result = self.load_and_apply().await;
         self.report("signal", result);
     }
 
+    async fn load_and_apply(&mut self) -> Result<(), Vec<Diagnostic>> {
+        let loaded = prepare::load(&self.bound.sources)?;
+        for warning in &loaded.warnings {
+            tracing::warn!(event = "configuration_warning", code = warning.code, message = %warning.message);
+        }
+        self.refuse_what_needs_a_restart(&loaded.config)?;
+        let files = watch::Files::new(prepare::watched_files(&loaded.config));
+        self.apply(loaded.config).await?;
+        self.bound.files = files;
+        Ok(())
+    }
+
     /// A watched file has changed: the configuration as it is, with the files as they are now.
-    pub(super) fn reload_files(&mut self) {
+    pub(super) async fn reload_files(&mut self) {
         let config = self.bound.config.clone();
-        let result = self.apply(config);
+        let result = self.apply(config).await;
         self.report("files", result);
     }
 
@@ -113,7 +117,7 @@ impl Serving {
     }
 
     /// Builds all, then swaps all.
-    fn apply(&mut self, config: Config) -> Result<(), Vec<Diagnostic>> {
+    async fn apply(&mut self, config: Config) -> Result<(), Vec<Diagnostic>> {
         let bound = &mut self.bound;
         let environment = |name: &str| bound.sources.env.get(name).cloned();
         let metrics = Arc::clone(&bound.shared.metrics);
@@ -122,6 +126,17 @@ impl Serving {
             listeners: prepared,
             upstreams,
         } = prepare::build(&config, &environment, &counters::of(&metrics, &audit))?;
+        let mut faults = Vec::new();
+        for (index, (section, next)) in config.upstreams.iter().zip(&upstreams).enumerate() {
+            if section.require_least_privilege {
+                // Signals wait meanwhile, for connect_timeout and auth_timeout and a few seconds at most.
+                let plan = Plan::of_prepared(next, index, &config, &prepared);
+                faults.extend(plan.demand(next).await.err());
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
         // Names and order are those of before, or a restart would have been asked for.
         let upstreams: Vec<_> = std::iter::zip(&bound.upstreams, upstreams)
             .map(|(present, next)| present.replaced_by(next))
@@ -203,6 +218,11 @@ pub(super) fn tell_metrics(
 ) {
     let mut certificates = Vec::new();
     let mut lists = Vec::new();
+    for upstream in upstreams {
+        for login in upstream.logins() {
+            metrics.upstream(upstream.name()).prepare_login(login.user());
+        }
+    }
     for (section, prepared) in config.listeners.iter().zip(prepared) {
         metrics.add_users(&section.name, &prepared.users.names());
         lists.extend(prepared.crl_next_update.map(|end| (section.name.as_str(), end)));
@@ -271,8 +291,10 @@ impl Settings {
             login: login.clone(),
             max_handshakes: server.max_tls_handshakes,
             tls: prepared.tls,
+            clients: prepared.clients,
             users: prepared.users,
             sources: prepared.sources,
+            own_logins: prepared.own_logins,
             upstream,
             upstream_metrics,
         })

@@ -21,6 +21,9 @@ mod login;
 mod pending;
 mod refusal;
 mod state;
+mod whoami;
+
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
@@ -96,7 +99,7 @@ pub enum Closing {
     Http,
     /// Too many failed logins, or too many commands before login, on one connection (L-22).
     Guessing,
-    /// A limit was reached at login.
+    /// A limit was reached at login, or what the connection shows is nobody's.
     Rejected,
     /// What the client sent is not RESP.
     Malformed,
@@ -134,7 +137,8 @@ pub struct Rules {
 pub struct Session {
     rules: Rules,
     identity: Option<Identity>,
-    /// The user of a listener without login, whom RESET returns to.
+    /// Who the client is without AUTH, whom RESET returns to: the user of a listener without login, or the one that the
+    /// connection itself shows.
     open: Option<Identity>,
     /// Commands so far of a client that has not logged in.
     commands: u32,
@@ -153,10 +157,14 @@ pub struct Session {
     late: Option<Box<LateCheck>>,
     /// Where everything outstanding travels.
     route: Route,
+    /// The listener that the client is connected to.
+    listener: Arc<str>,
+    /// Another user's requests may travel on connections with another login.
+    logins_differ: bool,
 }
 
 impl Session {
-    /// A session of a client that has said nothing yet; `open` is the user of a listener without login.
+    /// A session of a client that has said nothing yet; `open` is who it is without AUTH.
     pub fn new(rules: Rules, open: Option<Identity>) -> Self {
         Self {
             rules,
@@ -173,7 +181,26 @@ impl Session {
             holding: false,
             late: None,
             route: Route::Own,
+            listener: Arc::default(),
+            logins_differ: false,
         }
+    }
+
+    /// The same at the listener of this name.
+    #[must_use]
+    pub fn at_listener(mut self, name: &Arc<str>) -> Self {
+        self.listener = Arc::clone(name);
+        self
+    }
+
+    /// Whether connections to Redis differ in their login, so that another user needs another one.
+    pub fn set_logins_differ(&mut self, differ: bool) {
+        self.logins_differ = differ;
+    }
+
+    /// Whom RESET returns to, after a reload.
+    pub fn set_open(&mut self, open: Option<Identity>) {
+        self.open = open;
     }
 
     /// Who the client is, once it has logged in.
@@ -197,9 +224,6 @@ impl Session {
         }
         let may_stay =
             self.state.may_listen(&identity.user) && identity.user.may_use_database(self.state.db());
-        if self.open.is_some() {
-            self.open = Some(identity.clone());
-        }
         self.identity = Some(identity);
         may_stay
     }
@@ -264,6 +288,9 @@ impl Session {
                 // A PROXY header where none is expected: its address must not even look accepted.
                 self.dismiss(refusal::PROXY_HEADER, Closing::Malformed, out);
                 return Action::Answered;
+            }
+            Resolved::Unknown if self.identity.is_some() && name.eq_ignore_ascii_case(whoami::OURS) => {
+                return self.ours(args, out);
             }
             Resolved::Unknown => {
                 *note = Some(Note::Unknown);
@@ -335,6 +362,9 @@ impl Session {
             return self.refuse(refusal::MONITORING, out);
         }
         let args = request.args;
+        if command.role == Role::AclWhoAmI {
+            return self.acl_whoami(args, out);
+        }
         if self.rules.sharing {
             if matches!(
                 command.role,
@@ -529,9 +559,9 @@ impl Session {
         (self.state.db(), self.state.resp3())
     }
 
-    /// Whether the next request for a lane of the session's own must wait for replies from a shared one.
+    /// Whether the next request must wait for all replies, because it may need another lane than those before it.
     fn must_cross(&mut self) -> bool {
-        let crossing = self.rules.sharing && !self.pending.is_empty();
+        let crossing = (self.rules.sharing || self.logins_differ) && !self.pending.is_empty();
         if !crossing {
             self.route = Route::Own;
         }

@@ -78,6 +78,11 @@ pub(super) fn unknown_subcommand(container: &str, subcommand: Option<&[u8]>) -> 
     )
 }
 
+pub(super) fn not_in_multi(name: &str) -> String {
+    let name = name.replace('|', " ").to_ascii_uppercase();
+    format!("ERR keyward: {name} is not allowed inside MULTI")
+}
+
 pub(super) fn subscribed(name: &str) -> String {
     format!(
         "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"

@@ -578,4 +578,78 @@ fn after_a_reload_the_same_client_has_the_new_rules() {
     assert!(gone.refresh(talk.session.identity().unwrap()).is_none());
 }
 
+#[test]
+fn whoami_is_answered_here_when_everything_before_is() {
+    let mut talk = Talk::known("safe");
+    talk.says("ACL WHOAMI");
+    assert_eq!(
+        (talk.last, talk.heard().as_str()),
+        (Last::Answered, "$7\r\ndefault\r\n")
+    );
+    talk.says("GET a").says("ACL WHOAMI");
+    assert_eq!(talk.last, Last::Wait, "HELLO may be among what is outstanding");
+    talk.redis("$-1\r\n").unwrap();
+    talk.heard();
+    talk.says("KEYWARD WHOAMI");
+    let heard = talk.heard();
+    assert!(
+        heard.starts_with("*8\r\n$4\r\nuser\r\n$7\r\ndefault\r\n"),
+        "{heard}"
+    );
+    assert!(
+        heard.contains("$10\r\npassword 1\r\n") && !heard.contains('#'),
+        "{heard}"
+    );
+    talk.says("ACL WHOAMI x");
+    assert!(
+        talk.heard()
+            .starts_with("-ERR wrong number of arguments for 'acl|whoami'")
+    );
+    // Nothing of it reaches Redis.
+    assert_eq!(talk.sent(), "*2\r\n$3\r\nGET\r\n$1\r\na\r\n");
+}
+
+#[test]
+fn whoami_respects_the_rules_and_the_state_of_the_connection() {
+    let mut talk = Talk::known("~* &* +@all -acl");
+    talk.says("ACL WHOAMI");
+    assert!(talk.heard().starts_with("-NOPERM "));
+    talk.says("KEYWARD WHOAMI");
+    assert!(talk.heard().starts_with("*8\r\n"), "no rule takes this away");
+    let mut stranger = Talk::new("safe");
+    stranger.says("KEYWARD WHOAMI");
+    assert!(stranger.heard().starts_with("-ERR unknown command"));
+
+    let mut talk = Talk::known("~* &* +@all");
+    talk.says("MULTI").says("KEYWARD WHOAMI");
+    assert_eq!(talk.last, Last::Substituted, "EXEC must answer EXECABORT");
+    let mut talk = Talk::known("~* &* +@all");
+    talk.says("CLIENT REPLY SKIP").says("ACL WHOAMI");
+    assert_eq!((talk.last, talk.heard().as_str()), (Last::Substituted, ""));
+    talk.says("ACL WHOAMI");
+    assert_eq!(talk.heard(), "$7\r\ndefault\r\n");
+    talk.says("CLIENT REPLY OFF").says("ACL WHOAMI");
+    assert_eq!((talk.last, talk.heard().as_str()), (Last::Answered, ""));
+    let mut talk = Talk::known("~* &* +@all");
+    talk.says("SUBSCRIBE c");
+    talk.redis("*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n").unwrap();
+    talk.heard();
+    talk.says("ACL WHOAMI");
+    assert!(talk.heard().starts_with("-ERR Can't execute 'acl|whoami'"));
+}
+
+#[test]
+fn auth_waits_for_what_is_outstanding_where_users_differ_in_their_login() {
+    let mut talk = Talk::known("safe");
+    talk.says("GET a").says("AUTH right");
+    assert_ne!(talk.last, Last::Wait, "all use the same connection");
+    let mut talk = Talk::known("safe");
+    talk.session.set_logins_differ(true);
+    talk.says("GET a").says("AUTH right");
+    assert_eq!(talk.last, Last::Wait);
+    talk.redis("$-1\r\n").unwrap();
+    talk.says("AUTH right");
+    assert_eq!(talk.heard(), "$-1\r\n+OK\r\n");
+}
+
 mod late;

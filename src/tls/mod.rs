@@ -9,6 +9,7 @@
 
 mod certificate;
 mod client;
+mod identity;
 mod pem;
 mod server;
 
@@ -20,8 +21,9 @@ use rustls::{ProtocolVersion, SupportedProtocolVersion};
 
 pub use certificate::{CertificateInfo, CertificateRole};
 pub use client::{ClientTls, ConnectFailure, TlsReason};
+pub use identity::certificate_names;
 pub use server::{
-    FailureKind, HandshakeFailure, PLAINTEXT_REPLY, Rejected, ServerTls, first_byte, handshake,
+    ClientTrust, FailureKind, HandshakeFailure, PLAINTEXT_REPLY, Rejected, ServerTls, first_byte, handshake,
 };
 
 /// Why certificates, keys or revocation lists cannot be used.

@@ -1,13 +1,15 @@
 //! The server side: TLS towards clients.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::digest;
 use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::{
@@ -28,11 +30,22 @@ use crate::net::{Socket, Stream};
 pub struct ServerTls {
     /// For [`handshake`]. Swapped as a whole at a reload.
     pub config: Arc<ServerConfig>,
+    /// What client certificates are verified with; `None`: they are not asked for.
+    pub clients: Option<Arc<ClientTrust>>,
     /// Expiry of every certificate file that was loaded.
     pub certificates: Vec<CertificateInfo>,
     /// When the first revocation list runs out, in seconds of Unix time; from then on no client certificate is
     /// accepted (X-9).
     pub crl_next_update: Option<i64>,
+}
+
+/// What client certificates are verified with, for those that were accepted before a reload (X-5).
+pub struct ClientTrust {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// Over everything that the verdict depends on but the time.
+    fingerprint: digest::Digest,
+    /// Verdicts on chains by their digests.
+    judged: Mutex<HashMap<Vec<u8>, bool>>,
 }
 
 impl ServerTls {
@@ -62,9 +75,11 @@ impl ServerTls {
             .with_protocol_versions(&versions(lowest))
             .map_err(|error| unusable_pair(certificate_file, key_file, &error))?;
         let asks_for_certificates = section.client_certificates != ClientCertificates::Off;
+        let mut clients = None;
         let builder = if asks_for_certificates {
-            let verifier =
-                client_verifier(section, certificate_file, &mut certificates, &mut crl_next_update)?;
+            let trust = client_verifier(section, certificate_file, &mut certificates, &mut crl_next_update)?;
+            let verifier = Arc::clone(&trust.verifier);
+            clients = Some(Arc::new(trust));
             builder.with_client_cert_verifier(verifier)
         } else {
             builder.with_no_client_auth()
@@ -87,6 +102,7 @@ impl ServerTls {
         }
         Ok(Self {
             config: Arc::new(config),
+            clients,
             certificates,
             crl_next_update,
         })
@@ -119,7 +135,7 @@ fn client_verifier(
     certificate_file: &Path,
     certificates: &mut Vec<CertificateInfo>,
     crl_next_update: &mut Option<i64>,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+) -> Result<ClientTrust, TlsError> {
     let Some(ca_file) = &section.client_ca_file else {
         return Err(TlsError::new(
             certificate_file,
@@ -129,6 +145,10 @@ fn client_verifier(
     };
     let authorities = pem::certificates(ca_file)?;
     certificates.extend(describe(CertificateRole::ClientCa, ca_file, &authorities));
+    let mut digest = digest::Context::new(&digest::SHA256);
+    for authority in &authorities {
+        digest.update(authority);
+    }
     let roots = root_store(ca_file, authorities)?;
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
     // Where a remaining complaint belongs to: the revocation lists, if there are any.
@@ -136,6 +156,11 @@ fn client_verifier(
     if let Some(crl_file) = &section.client_crl_file {
         let lists = pem::revocation_lists(crl_file)?;
         *crl_next_update = check_revocation_lists(crl_file, &lists)?;
+        // Whatever comes behind cannot be taken for one more authority.
+        digest.update(b"revocation lists");
+        for list in &lists {
+            digest.update(list);
+        }
         // The verifier's defaults are what X-9 wants: the whole chain, unknown status refused.
         builder = builder.with_crls(lists).enforce_revocation_expiration();
         culprit = crl_file;
@@ -143,15 +168,71 @@ fn client_verifier(
     if section.client_certificates == ClientCertificates::Optional {
         builder = builder.allow_unauthenticated();
     }
-    builder
+    let verifier = builder
         .build()
-        .map_err(|error| TlsError::new(culprit, error.to_string()))
+        .map_err(|error| TlsError::new(culprit, error.to_string()))?;
+    Ok(ClientTrust {
+        verifier,
+        fingerprint: digest.finish(),
+        judged: Mutex::default(),
+    })
+}
+
+impl ClientTrust {
+    /// Whether a certificate that the other accepted needs to be looked at again (X-5).
+    pub fn differs_from(&self, former: &Self) -> bool {
+        self.fingerprint.as_ref() != former.fingerprint.as_ref()
+    }
+
+    /// Whether clients without a certificate are refused.
+    pub fn is_mandatory(&self) -> bool {
+        self.verifier.client_auth_mandatory()
+    }
+
+    /// Whether this chain, leaf first, would be accepted in a handshake now. That its owner has the key was shown in the
+    /// handshake that it came with.
+    pub fn accepts(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return false;
+        };
+        let mut key = digest::Context::new(&digest::SHA256);
+        for certificate in chain {
+            key.update(&certificate.len().to_be_bytes());
+            key.update(certificate);
+        }
+        let key = key.finish().as_ref().to_vec();
+        // The sessions of one client program show the same certificate, and a reload asks about all of them at once.
+        let known = lock(&self.judged).get(&key).copied();
+        if let Some(accepted) = known {
+            return accepted;
+        }
+        let accepted = self
+            .verifier
+            .verify_client_cert(leaf, intermediates, UnixTime::now())
+            .is_ok();
+        let mut judged = lock(&self.judged);
+        if judged.len() < MAX_JUDGED {
+            judged.insert(key, accepted);
+        }
+        accepted
+    }
+}
+
+impl fmt::Debug for ClientTrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTrust").finish_non_exhaustive()
+    }
+}
+
+/// The map behind it is whole at every moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A store with every certificate of the bundle, or an error.
 pub(super) fn root_store(
     file: &Path,
-    authorities: Vec<rustls::pki_types::CertificateDer<'static>>,
+    authorities: Vec<CertificateDer<'static>>,
 ) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for (index, authority) in authorities.into_iter().enumerate() {
@@ -488,6 +569,8 @@ pub const PLAINTEXT_REPLY: &[u8] = b"-ERR this port needs TLS: use rediss:// ins
 const CONTENT_TYPE_HANDSHAKE: u8 = 0x16;
 /// Sessions remembered for TLS 1.2 clients without tickets; some 100 bytes each.
 const SESSIONS: usize = 1024;
+/// Verdicts that are remembered after a reload; of more certificates than that each session's is verified by itself.
+const MAX_JUDGED: usize = 4096;
 /// One ticket a connection: clients keep connections long, and each ticket costs a record and its encryption.
 const TICKETS: usize = 1;
 

@@ -75,6 +75,11 @@ impl CredentialStore {
         true
     }
 
+    /// Whether both read from the same place.
+    pub(super) fn has_source_of(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+
     pub(super) fn current(&self) -> Arc<Passwords> {
         self.current.load_full()
     }

@@ -11,7 +11,7 @@ use std::task::Poll;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{DialError, Dialed, Place, Upstream, handshake, lock};
+use super::{DialError, Dialed, Login, Place, Upstream, handshake};
 use crate::config::UpstreamAddress;
 use crate::net::{Socket, Stream, configure_tcp};
 use crate::tls::ConnectFailure;
@@ -23,23 +23,27 @@ enum Turn {
 }
 
 impl Upstream {
-    /// A connection for whoever needs one: what `idle` has, else a new one as soon as there is a place for it. `home`
+    /// A connection with this login for whoever needs one: what `idle` has, else a new one as soon as there is a place for it. `home`
     /// is the worker that asks; `idle` is asked again whenever that worker says that it has become idle.
     ///
     /// # Errors
     /// [`DialError`]; [`DialError::Full`] when there was no place within `wait_timeout`.
     pub async fn connection(
         &self,
+        login: &Login,
         home: usize,
         mut idle: impl FnMut() -> Option<Box<Dialed>>,
     ) -> Result<Box<Dialed>, DialError> {
+        if !login.is_trusted() {
+            return Err(DialError::Unproven);
+        }
         if self.places.waiting() == 0
             && let Some(idle) = idle()
         {
             return Ok(idle);
         }
         if let Some(place) = self.places.take() {
-            return self.dial_at(place).await.map(Box::new);
+            return self.dial_at(login, place).await.map(Box::new);
         }
         let waiting = self.counters.waiting();
         let mut queued = self.places.queue(home);
@@ -52,7 +56,7 @@ impl Upstream {
         drop((queued, waiting));
         match turn {
             Ok(Turn::Idle(idle)) => Ok(idle),
-            Ok(Turn::Place(place)) => self.dial_at(place).await.map(Box::new),
+            Ok(Turn::Place(place)) => self.dial_at(login, place).await.map(Box::new),
             Err(_) => {
                 self.counters.wait_timed_out();
                 let error = DialError::Full(self.places.max());
@@ -62,12 +66,15 @@ impl Upstream {
         }
     }
 
-    /// A connection, without regard to idle ones.
+    /// A connection of Keyward's own login, without regard to idle ones.
     ///
     /// # Errors
     /// As [`Upstream::connection`].
     pub async fn dial(&self) -> Result<Dialed, DialError> {
-        self.connection(usize::MAX, || None).await.map(|dialed| *dialed)
+        let own = Arc::clone(&self.own);
+        self.connection(&own, usize::MAX, || None)
+            .await
+            .map(|dialed| *dialed)
     }
 
     /// Opens a connection at this place: resolve, connect, verify TLS, log in, select the database.
@@ -78,10 +85,10 @@ impl Upstream {
     ///
     /// # Errors
     /// [`DialError`]; logged (once, then every 30 s) and counted here.
-    pub async fn dial_at(&self, place: Place) -> Result<Dialed, DialError> {
+    pub async fn dial_at(&self, login: &Login, place: Place) -> Result<Dialed, DialError> {
         let slot = self.pace.enter().await?;
         let begun = Instant::now();
-        let dialed = self.dial_now(Some(place)).await;
+        let dialed = self.dial_now(login, Some(place)).await;
         if let Err(error) = &dialed
             && error.refusal().is_none()
         {
@@ -92,14 +99,13 @@ impl Upstream {
     }
 
     /// Opens a connection at once.
-    pub(super) async fn dial_now(&self, place: Option<Place>) -> Result<Dialed, DialError> {
-        self.check_refusal()?;
+    pub(super) async fn dial_now(&self, login: &Login, place: Option<Place>) -> Result<Dialed, DialError> {
+        login.check_refusal()?;
         self.counters.connecting();
         let begun = Instant::now();
-        match self.attempt().await {
+        match self.attempt(login).await {
             Ok(stream) => {
-                *lock(&self.refusal) = None;
-                self.note_success();
+                self.note_success(login);
                 self.pace.succeeded();
                 Ok(Dialed {
                     stream,
@@ -109,18 +115,18 @@ impl Upstream {
             }
             Err(error) => {
                 if let Some(refusal) = error.refusal() {
-                    self.counters.auth_failed(refusal);
-                    self.note_refusal(&error, begun);
+                    self.counters.auth_failed(login.user(), refusal);
+                    login.note_refusal(&error, begun);
                 }
                 self.counters.connect_failed(error.reason());
-                self.note_failure(&error);
+                self.note_failure(login, &error);
                 Err(error)
             }
         }
     }
 
     /// One attempt, without back-off and without counting.
-    pub(super) async fn attempt(&self) -> Result<Stream, DialError> {
+    pub(super) async fn attempt(&self, login: &Login) -> Result<Stream, DialError> {
         let (connect_timeout, auth_timeout) = {
             let tuning = self.tuning.load();
             (tuning.connect_timeout, tuning.auth_timeout)
@@ -134,7 +140,7 @@ impl Upstream {
             // A plaintext Redis waits for the end of what it takes for a command, so silence has a likely cause.
             Err(_) => return Err(DialError::Tls(ConnectFailure::timeout(connect_timeout))),
         };
-        timeout(auth_timeout, handshake::log_in(self, &mut stream))
+        timeout(auth_timeout, handshake::log_in(self, login, &mut stream))
             .await
             .unwrap_or(Err(DialError::AuthTimeout(auth_timeout)))?;
         Ok(stream)

@@ -82,6 +82,11 @@ pub enum DialError {
         "all {0} connections that max_connections of this upstream allows stayed in use; raise it (Redis's maxclients must be larger), or let fewer clients block, subscribe and hold transactions"
     )]
     Full(usize),
+    /// Nobody is served before Redis has shown that it refuses what is refused here. No attempt was made.
+    #[error(
+        "it has not shown yet that it refuses what is refused here (require_least_privilege), so nobody is served"
+    )]
+    Unproven,
 }
 
 /// Metric label of a failed connection.
@@ -160,7 +165,7 @@ impl DialError {
             Self::Auth { .. } => DialReason::AuthRefused,
             Self::MaxClients => DialReason::MaxClients,
             Self::ProtectedMode => DialReason::ProtectedMode,
-            Self::NotReady(_) => DialReason::NotReady,
+            Self::NotReady(_) | Self::Unproven => DialReason::NotReady,
             Self::Database(_) => DialReason::Database,
             Self::NotRedis { .. } => DialReason::NotRedis,
             Self::Protocol(_) => DialReason::Protocol,
@@ -191,6 +196,9 @@ impl DialError {
             Self::Auth { .. } | Self::Database(_) => "ERR keyward: upstream authentication failed",
             Self::MaxClients => "ERR max number of clients reached",
             Self::NotReady(_) => "LOADING keyward: upstream is not ready",
+            Self::Unproven => {
+                "LOADING keyward: upstream has not shown yet that its user is as restricted as the users here"
+            }
             Self::Full(_) => "LOADING keyward: all upstream connections are in use (max_connections reached)",
             _ => "LOADING keyward: upstream is not reachable",
         }
@@ -206,6 +214,7 @@ impl DialError {
             | Self::NotReady(_)
             | Self::Closed
             | Self::Full(_)
+            | Self::Unproven
             | Self::Io(_) => false,
             Self::Tls(failure) => !matches!(failure.reason, TlsReason::Eof | TlsReason::Timeout),
             Self::Auth { .. }
@@ -219,6 +228,11 @@ impl DialError {
 }
 
 impl DialReason {
+    /// Whether it is about our login alone, and not about the server.
+    pub(super) fn is_about_login(self) -> bool {
+        matches!(self, Self::AuthRefused | Self::NoPasswordSet)
+    }
+
     /// Every label, to create the metric series beforehand.
     pub const LABELS: &'static [&'static str] = &[
         "dns",

@@ -15,17 +15,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use zeroize::Zeroizing;
 
 use super::credential::{CredentialStore, Passwords};
-use super::{AuthRefusal, DialError, Upstream};
+use super::{AuthRefusal, DialError, Login, Upstream};
 use crate::net::Stream;
 use crate::resp::{ReplyError, ReplyScan, ReplyScanner};
 use crate::tls::{ConnectFailure, TlsReason};
 
 /// Logs in and selects the database. TLS, if any, is verified by now; before that nothing of this runs.
-pub(super) async fn log_in(upstream: &Upstream, stream: &mut Stream) -> Result<(), DialError> {
+pub(super) async fn log_in(upstream: &Upstream, login: &Login, stream: &mut Stream) -> Result<(), DialError> {
     let mut link = Link::new(stream);
     link.check_greeting().await?;
-    match &upstream.credential {
-        Some(store) => authenticate(upstream, store, &mut link).await?,
+    match &login.store {
+        Some(store) => authenticate(upstream, login, store, &mut link).await?,
         None => check_open(&mut link).await?,
     }
     if upstream.database() != 0 {
@@ -57,19 +57,75 @@ pub(super) enum Pong {
     NotReady(String),
 }
 
+/// Asks whether the server would run these requests, without having it run any: they are queued in a transaction that is
+/// dropped (C-9). `None`: it cannot be asked in this way.
+///
+/// Nothing that could do harm is sent before a PING has shown that the server queues what comes.
+pub(super) async fn would_run(
+    stream: &mut Stream,
+    requests: &[Vec<&[u8]>],
+) -> Result<Option<Vec<bool>>, DialError> {
+    let mut link = Link::new(stream);
+    match link.ask(&[b"MULTI"]).await? {
+        Reply::Simple(text) if text.as_ref() == b"OK" => {}
+        _ => return Ok(None),
+    }
+    match link.ask(&[b"PING"]).await? {
+        Reply::Simple(text) if text.as_ref() == b"QUEUED" => {}
+        // Who refuses by an ACL inside of a transaction knows both.
+        Reply::Error(code) if code == "NOPERM" => {}
+        _ => return Ok(None),
+    }
+    let mut verdicts = Vec::with_capacity(requests.len());
+    for batch in requests.chunks(ASKED_AT_ONCE) {
+        for reply in link.ask_all(batch).await? {
+            verdicts.push(match reply {
+                Reply::Simple(text) if text.as_ref() == b"QUEUED" => true,
+                Reply::Error(code) => is_behind_the_acl(&code),
+                Reply::Simple(_) | Reply::Other => {
+                    return Err(DialError::Protocol(
+                        "a request inside MULTI was not answered by QUEUED",
+                    ));
+                }
+            });
+        }
+    }
+    // Should it be refused, the end of the connection does the same.
+    link.ask(&[b"DISCARD"]).await?;
+    Ok(Some(verdicts))
+}
+
+/// Errors that a server gives only to those whose permission to run the command it has found.
+fn is_behind_the_acl(code: &str) -> bool {
+    matches!(
+        code,
+        KEY_DENIED
+            | "READONLY"
+            | "MOVED"
+            | "ASK"
+            | "TRYAGAIN"
+            | "CLUSTERDOWN"
+            | "CROSSSLOT"
+            | "OOM"
+            | "MISCONF"
+            | "NOREPLICAS"
+    ) || is_not_ready(code)
+}
+
 /// Sends AUTH with each password until one is taken; reads the secret again once when all are refused (F-16).
 async fn authenticate(
     upstream: &Upstream,
+    login: &Login,
     store: &CredentialStore,
     link: &mut Link<'_>,
 ) -> Result<(), DialError> {
-    let user = upstream.section.username.as_deref();
+    let user = login.username();
     if try_passwords(user, &store.current(), link).await? {
         return Ok(());
     }
     // A credential that cannot be read again is as good as one that has not changed; the refusal says it all.
     if store.reload().await.unwrap_or(false) {
-        upstream.credential_changed(store);
+        upstream.credential_changed(login, store);
         if try_passwords(user, &store.current(), link).await? {
             return Ok(());
         }
@@ -223,6 +279,28 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// Sends several requests and waits for as many answers.
+    async fn ask_all(&mut self, requests: &[Vec<&[u8]>]) -> Result<Vec<Reply>, DialError> {
+        if !self.unread.is_empty() {
+            return Err(DialError::Protocol("it sent more than it was asked for"));
+        }
+        let mut bytes = Vec::new();
+        for request in requests {
+            bytes.extend_from_slice(&encode(request));
+        }
+        let written = async {
+            self.stream.write_all(&bytes).await?;
+            self.stream.flush().await
+        };
+        let written: io::Result<()> = written.await;
+        written.map_err(|error| io_error(&error))?;
+        let mut replies = Vec::with_capacity(requests.len());
+        for _ in requests {
+            replies.push(self.reply().await?);
+        }
+        Ok(replies)
+    }
+
     /// Reads exactly one frame of at most [`MAX_REPLY`].
     async fn reply(&mut self) -> Result<Reply, DialError> {
         let mut frame = BytesMut::new();
@@ -298,6 +376,9 @@ fn code(text: &str) -> &str {
     if is("ERR invalid password") || is("ERR invalid username-password pair") {
         return "WRONGPASS";
     }
+    if is("NOPERM ") && (text.contains("access a key") || text.contains("one of the keys")) {
+        return KEY_DENIED;
+    }
     let word = text.split(' ').next().unwrap_or_default();
     let is_code = !word.is_empty() && word.len() <= 32 && word.bytes().all(|byte| byte.is_ascii_uppercase());
     if is_code { word } else { "ERR" }
@@ -338,6 +419,10 @@ fn show_start(bytes: &[u8]) -> String {
 
 /// Longest answer to AUTH, SELECT or PING; Redis's have less than 200 bytes.
 const MAX_REPLY: usize = 4096;
+/// Requests of [`would_run`] under way at once: some 4 KiB, less than any socket buffer.
+const ASKED_AT_ONCE: usize = 64;
+/// Our own code for a refusal because of a key: the command itself is permitted.
+const KEY_DENIED: &str = "no permission for this key";
 /// Our own code for Redis's answer to AUTH when it has no password.
 const NO_PASSWORD_SET: &str = "no password set";
 
@@ -363,6 +448,19 @@ mod tests {
                 "ERR",
             ),
             ("LOADING Redis is loading the dataset in memory", "LOADING"),
+            (
+                "NOPERM this user has no permissions to run the 'keys' command",
+                "NOPERM",
+            ),
+            (
+                "NOPERM User kw has no permissions to run the 'keys' command",
+                "NOPERM",
+            ),
+            ("NOPERM No permissions to access a key", KEY_DENIED),
+            (
+                "NOPERM this user has no permissions to access one of the keys used as arguments",
+                KEY_DENIED,
+            ),
             ("s3cret is wrong", "ERR"),
             ("", "ERR"),
         ];

@@ -21,12 +21,15 @@ mod dedicated;
 mod dial;
 mod error;
 mod handshake;
+mod login;
 mod pace;
 mod places;
+mod privilege;
 mod probe;
 mod shared;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -46,6 +49,7 @@ use crate::tls::{CertificateInfo, ClientTls, TlsError};
 use credential::CredentialStore;
 pub use dedicated::{Lane, LaneEnd};
 pub use error::{AuthRefusal, DialError, DialReason, SetupError};
+pub use login::{Login, Target};
 use pace::Pace;
 pub use places::{Place, Places, Queued};
 pub use probe::{Probe, UpstreamHealth};
@@ -60,10 +64,14 @@ pub struct Upstream {
     url: String,
     tuning: ArcSwap<Tuning>,
     tls: Option<TlsSlot>,
-    credential: Option<CredentialStore>,
+    /// Whom Keyward itself logs in as; users without a login of their own use it.
+    own: Arc<Login>,
+    /// By the users of ours that have one.
+    logins: ArcSwap<BTreeMap<String, Arc<Login>>>,
+    /// Somebody uses `own` besides the health check.
+    own_serves: AtomicBool,
     /// Bounds name resolutions at once: each holds a thread, for as long as a resolver may hang.
     resolver: Arc<Semaphore>,
-    refusal: Mutex<Option<Refusal>>,
     report: Mutex<Report>,
     places: Arc<Places>,
     pace: Pace,
@@ -118,13 +126,13 @@ pub trait Counters: Send + Sync {
         let _ = reason;
     }
     /// Redis refused our credential (`keyward_upstream_auth_failures_total`); counted in addition to the failed
-    /// connection.
-    fn auth_failed(&self, reason: AuthRefusal) {
-        let _ = reason;
+    /// connection. `user`: the user of ours whose it is, empty for Keyward's own.
+    fn auth_failed(&self, user: &str, reason: AuthRefusal) {
+        let _ = (user, reason);
     }
     /// The credential was read; so old it is (`keyward_upstream_credential_changed_timestamp_seconds`).
-    fn credential_changed(&self, at: SystemTime) {
-        let _ = at;
+    fn credential_changed(&self, user: &str, at: SystemTime) {
+        let _ = (user, at);
     }
     /// Somebody waits because `max_connections` is reached (`keyward_upstream_waits_total`); until what is returned is
     /// dropped (`keyward_upstream_waiting`).
@@ -148,14 +156,6 @@ pub trait Counters: Send + Sync {
 pub struct NoCounters;
 
 impl Counters for NoCounters {}
-
-/// Redis refused our credential: no attempt before `until`, so that its ACL LOG is not flooded (F-12).
-struct Refusal {
-    since: Instant,
-    until: Instant,
-    interval: Duration,
-    error: DialError,
-}
 
 /// What the log has been told.
 #[derive(Default)]
@@ -187,27 +187,61 @@ impl Upstream {
             }),
             None => None,
         };
-        let credential = match &section.credential {
-            Some(source) => Some(CredentialStore::load(source, environment)?),
-            None => None,
-        };
-        if let Some(store) = &credential {
-            counters.credential_changed(store.changed());
+        let own = Login::own(section, environment)?;
+        own.set_trusted(!section.require_least_privilege);
+        if let Some(store) = &own.store {
+            counters.credential_changed("", store.changed());
         }
         Ok(Self {
             section: section.clone(),
             url: url(&section.address, section.database),
             tuning: ArcSwap::from_pointee(Tuning::of(section)),
             tls,
-            credential,
+            own: Arc::new(own),
+            logins: ArcSwap::default(),
+            own_serves: AtomicBool::new(true),
             resolver: Arc::new(Semaphore::new(MAX_RESOLUTIONS)),
-            refusal: Mutex::default(),
             report: Mutex::default(),
             places: Places::new(section.pool.max_connections),
             pace: Pace::new(),
             retired: AtomicBool::new(false),
             counters,
         })
+    }
+
+    /// The same with logins of users; `own_serves`: there are users without one.
+    #[must_use]
+    pub fn with_logins(self, logins: Vec<Login>, own_serves: bool) -> Self {
+        for login in &logins {
+            login.set_trusted(!self.section.require_least_privilege);
+            if let Some(store) = &login.store {
+                self.counters.credential_changed(login.user(), store.changed());
+            }
+        }
+        let logins = logins
+            .into_iter()
+            .map(|login| (login.user().to_owned(), Arc::new(login)))
+            .collect();
+        self.logins.store(Arc::new(logins));
+        self.own_serves.store(own_serves, Ordering::Release);
+        self
+    }
+
+    /// Whom this user of ours is at Redis.
+    pub fn login_of(&self, user: &str) -> Arc<Login> {
+        let logins = self.logins.load();
+        Arc::clone(logins.get(user).unwrap_or(&self.own))
+    }
+
+    /// All logins that clients use.
+    pub fn logins(&self) -> Vec<Arc<Login>> {
+        let own = self
+            .own_serves
+            .load(Ordering::Acquire)
+            .then(|| Arc::clone(&self.own));
+        own.into_iter()
+            .chain(self.logins.load().values().cloned())
+            .collect()
     }
 
     /// Takes the place of `self` at a reload, or leaves it to `self` with what is new: `self` stays, with all its
@@ -227,12 +261,41 @@ impl Upstream {
         if let (Some(slot), Some(read)) = (&self.tls, &next.tls) {
             slot.current.store(read.current.load_full());
         }
-        if let (Some(store), Some(read)) = (&self.credential, &next.credential)
+        self.adopt(&self.own, &next.own);
+        let (former, read) = (self.logins.load_full(), next.logins.load_full());
+        let mut logins = BTreeMap::new();
+        for (user, read) in &*read {
+            let login = match former.get(user).filter(|login| login.is_same(read)) {
+                Some(login) => {
+                    self.adopt(login, read);
+                    login
+                }
+                None => read,
+            };
+            logins.insert(user.clone(), Arc::clone(login));
+        }
+        for (user, login) in &*former {
+            if !logins
+                .get(user)
+                .is_some_and(|present| Arc::ptr_eq(present, login))
+            {
+                login.retire();
+            }
+        }
+        self.logins.store(Arc::new(logins));
+        let own_serves = next.own_serves.load(Ordering::Acquire);
+        self.own_serves.store(own_serves, Ordering::Release);
+        Arc::clone(self)
+    }
+
+    /// Passwords as they were read anew from the same place.
+    fn adopt(&self, login: &Login, read: &Login) {
+        login.set_trusted(read.is_trusted());
+        if let (Some(store), Some(read)) = (&login.store, &read.store)
             && store.adopt(read)
         {
-            self.credential_changed(store);
+            self.credential_changed(login, store);
         }
-        Arc::clone(self)
     }
 
     /// Allows so many connections.
@@ -271,25 +334,25 @@ impl Upstream {
         self.tuning.load().pool
     }
 
-    /// Looks at the secret's file again; a new credential is used from the next connection on, and existing
+    /// Looks at the file of Keyward's own secret again; a new credential is used from the next connection on, and existing
     /// connections stay (Redis keeps them, F-16). `true` if it changed.
     ///
     /// # Errors
     /// [`CredentialError`]; the former credential stays in force.
     pub async fn reload_credential(&self) -> Result<bool, CredentialError> {
-        let Some(store) = &self.credential else {
+        let Some(store) = &self.own.store else {
             return Ok(false);
         };
         let changed = store.reload().await?;
         if changed {
-            self.credential_changed(store);
+            self.credential_changed(&self.own, store);
         }
         Ok(changed)
     }
 
-    /// Whether both log in to Redis with the same passwords.
+    /// Whether Keyward itself logs in to both with the same passwords.
     pub fn has_same_credential(&self, other: &Self) -> bool {
-        match (&self.credential, &other.credential) {
+        match (&self.own.store, &other.own.store) {
             (Some(ours), Some(theirs)) => ours.is_same(theirs),
             (ours, theirs) => ours.is_none() && theirs.is_none(),
         }
@@ -314,51 +377,25 @@ impl Upstream {
             .unwrap_or_default()
     }
 
-    fn credential_changed(&self, store: &CredentialStore) {
-        *lock(&self.refusal) = None;
-        self.counters.credential_changed(store.changed());
+    fn credential_changed(&self, login: &Login, store: &CredentialStore) {
+        login.forget_refusal();
+        self.counters.credential_changed(login.user(), store.changed());
         tracing::info!(
             event = "upstream_credential_changed",
             upstream = self.name(),
+            user = login.user(),
             source = store.describe(),
             "the credential for Redis was read anew"
         );
     }
 
-    /// Fails while a refusal lasts. When its time is over, the first caller may try and all others wait on.
-    fn check_refusal(&self) -> Result<(), DialError> {
-        let mut refusal = lock(&self.refusal);
-        let Some(refusal) = refusal.as_mut() else {
-            return Ok(());
-        };
-        let now = Instant::now();
-        if now < refusal.until {
-            return Err(refusal.error.clone());
-        }
-        refusal.until = now + refusal.interval;
-        Ok(())
-    }
-
-    /// Begins or prolongs the pause, after an attempt that began at `begun`.
-    fn note_refusal(&self, error: &DialError, begun: Instant) {
-        let mut slot = lock(&self.refusal);
-        let interval = match slot.as_ref() {
-            None => FIRST_PAUSE,
-            // Attempts that were under way together are one refusal.
-            Some(former) if former.since >= begun => return,
-            Some(former) => former.interval.saturating_mul(2).min(LONGEST_PAUSE),
-        };
-        let since = Instant::now();
-        *slot = Some(Refusal {
-            since,
-            until: since + interval,
-            interval,
-            error: error.clone(),
-        });
-    }
-
-    fn note_success(&self) {
+    fn note_success(&self, login: &Login) {
+        login.forget_refusal();
         let mut report = lock(&self.report);
+        if !login.is_own() && report.down.is_some_and(DialReason::is_about_login) {
+            // Another's success says nothing about our own login.
+            return;
+        }
         if !report.up {
             *report = Report {
                 up: true,
@@ -375,9 +412,17 @@ impl Upstream {
         }
     }
 
-    /// One line at once, and again when the reason changes or every 30 s (F-1).
-    fn note_failure(&self, error: &DialError) {
+    /// One line at once, and again when the reason changes or every 30 s (F-1). That Redis refuses the login of one user
+    /// is nothing that others need to care about.
+    fn note_failure(&self, login: &Login, error: &DialError) {
         let reason = error.reason();
+        if error.refusal().is_some() && !login.is_own() {
+            if login.may_say(REPORT_INTERVAL) {
+                tracing::error!(event = "redis_login_failed", url = self.url, upstream = self.name(),
+                    user = login.user(), reason = reason.label(), %error, "Redis refuses the login of a user");
+            }
+            return;
+        }
         {
             let mut report = lock(&self.report);
             let recent = report
@@ -456,10 +501,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Name resolutions at once, per upstream.
 const MAX_RESOLUTIONS: usize = 4;
-/// Pause after the first refusal of our credential; doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause: a repaired password is noticed within it, even without a reload.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The same failure is written at most so often (F-1).
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -479,44 +520,5 @@ mod tests {
             url(&UpstreamAddress::Unix("/run/redis.sock".into()), 1),
             "/run/redis.sock/1"
         );
-    }
-
-    fn idle_upstream() -> Upstream {
-        let section = config::Upstream {
-            name: "main".to_owned(),
-            address: UpstreamAddress::Unix("/nonexistent".into()),
-            database: 0,
-            username: None,
-            credential: None,
-            tls: None,
-            connect_timeout: Duration::from_secs(2),
-            auth_timeout: Duration::from_secs(2),
-            pool: UpstreamPool::default(),
-        };
-        Upstream::new(&section, &|_| None, Arc::new(NoCounters)).unwrap()
-    }
-
-    #[tokio::test]
-    async fn the_pause_doubles_with_each_refusal_up_to_half_a_minute() {
-        let upstream = idle_upstream();
-        let error = DialError::Auth {
-            refusal: AuthRefusal::WrongPassword,
-            detail: String::new(),
-        };
-        let pause = || lock(&upstream.refusal).as_ref().unwrap().interval;
-        upstream.check_refusal().unwrap();
-        for expected in [1, 2, 4, 8, 16, 30, 30] {
-            let begun = Instant::now();
-            // Three that were under way together.
-            for _ in 0..3 {
-                upstream.note_refusal(&error, begun);
-            }
-            assert_eq!(pause(), Duration::from_secs(expected));
-            assert_eq!(upstream.check_refusal(), Err(error.clone()));
-        }
-        // When its time is over, one may try and the others wait.
-        lock(&upstream.refusal).as_mut().unwrap().until = Instant::now();
-        upstream.check_refusal().unwrap();
-        assert_eq!(upstream.check_refusal(), Err(error));
     }
 }

@@ -50,7 +50,7 @@ impl Probe {
                 // Whatever it still sends belongs to no question any more.
                 self.kept = None;
                 let error = DialError::AuthTimeout(PATIENCE);
-                self.upstream.note_failure(&error);
+                self.upstream.note_failure(&self.upstream.own, &error);
                 Err(error)
             }
         };
@@ -83,10 +83,10 @@ impl Probe {
             self.kept = Some((kept, since));
             return Ok(pong);
         }
-        let mut dialed = self.upstream.dial_now(None).await?;
+        let mut dialed = self.upstream.dial_now(&self.upstream.own, None).await?;
         let pong = ping(&mut dialed.stream)
             .await
-            .inspect_err(|error| self.upstream.note_failure(error))?;
+            .inspect_err(|error| self.upstream.note_failure(&self.upstream.own, error))?;
         self.kept = Some((dialed, Instant::now()));
         Ok(pong)
     }

@@ -21,7 +21,6 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::resp::{FrameKind, ReplyScan, ReplyScanner, encode};
 
-use super::{Dial, DialError, Dialed, Upstream};
+use super::{Dial, DialError, Dialed, Target};
 
 /// Requests above this size travel on a lane of their session's own, so that nobody waits behind them.
 pub const MAX_SHARED_REQUEST: usize = 16 * 1024;
@@ -119,7 +118,7 @@ pub enum SeatEnd {
 /// The part of a lane that sessions see.
 pub struct SharedLane {
     state: LaneState,
-    upstream: Arc<Upstream>,
+    target: Target,
     queue: RefCell<Queue>,
     /// No further requests: it has ended, or a big reply has it for itself.
     closed: Cell<bool>,
@@ -207,7 +206,7 @@ impl SharedLane {
     /// A lane in this state over a connection in the making, and the task that serves it. The connection is either
     /// fresh or in this state already. Nothing happens before the task is polled.
     pub fn open<S: Scratch, R: LaneReport>(
-        upstream: &Arc<Upstream>,
+        target: &Target,
         state: LaneState,
         dial: Dial,
         scratch: Rc<S>,
@@ -219,14 +218,14 @@ impl SharedLane {
             encode::request(&mut queue.out, &[b"HELLO", b"3"]);
             queue.push(None, 1, 0);
         }
-        if state.db != upstream.database() {
+        if state.db != target.upstream.database() {
             encode::request(&mut queue.out, &[b"SELECT", state.db.to_string().as_bytes()]);
             queue.push(None, 1, 0);
         }
         queue.end = queue.out.len() as u64;
         let lane = Rc::new(Self {
             state,
-            upstream: Arc::clone(upstream),
+            target: target.clone(),
             queue: RefCell::new(queue),
             closed: Cell::new(false),
             task: Task::default(),
@@ -261,8 +260,8 @@ impl SharedLane {
     }
 
     /// Where it leads.
-    pub fn upstream(&self) -> &Upstream {
-        &self.upstream
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// Whether no session is on it and nothing under way: it is held by its task and by the list of lanes alone.
@@ -270,9 +269,9 @@ impl SharedLane {
         Rc::strong_count(lane) <= 2 && lane.queue.borrow().slots.is_empty()
     }
 
-    /// Whether it is a connection of this upstream in this state.
-    pub fn fits(&self, upstream: &Arc<Upstream>, state: LaneState) -> bool {
-        self.state == state && Arc::ptr_eq(&self.upstream, upstream)
+    /// Whether it is a connection to there in this state.
+    pub fn fits(&self, target: &Target, state: LaneState) -> bool {
+        self.state == state && self.target.is_same(target)
     }
 }
 

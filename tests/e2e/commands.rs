@@ -23,7 +23,6 @@ const BLOCKED: &[(&str, &str)] = &[
     ("SHUTDOWN NOSAVE", "shutdown"),
     ("MODULE LIST", "module|list"),
     ("MODULE LOAD /tmp/x.so", "module|load"),
-    ("ACL WHOAMI", "acl|whoami"),
     ("ACL LIST", "acl|list"),
     ("ACL SETUSER eve on nopass +@all", "acl|setuser"),
     ("FAILOVER", "failover"),

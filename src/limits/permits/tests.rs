@@ -34,6 +34,10 @@ fn listener(name: &str, max_connections: usize, max_connections_per_ip: Option<u
 
 fn user(name: &str, max_connections: usize) -> UserEntry {
     UserEntry {
+        certificates: Vec::new(),
+        certificate_required: false,
+        unix_users: Vec::new(),
+        upstream_login: None,
         name: name.into(),
         credential: None,
         password_hashes: Vec::new(),

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use crate::acl::DenyReason;
 use crate::audit;
-use crate::auth::{AuthFailure, Users};
+use crate::auth::{AuthFailure, AuthMethod, Evidence, Identity, Proof, Users};
 use crate::config;
 use crate::limits::{ConnectionPermit, Network, Reject, Throttle};
 use crate::metrics::{
     CloseReason, ConnectionGuard, LaneKind, ListenerMetrics, Side, Tally, UpstreamClosed, UpstreamMetrics,
 };
-use crate::net::Peer;
+use crate::net::{Peer, Stream};
 use crate::resp::RequestLimits;
 use crate::session::{Rules, Session};
-use crate::upstream::{Lane, LaneState, MAX_SHARED_REQUEST, Seat, Upstream};
+use crate::upstream::{Lane, LaneState, MAX_SHARED_REQUEST, Seat, Target};
 
 use super::super::lanes;
 use super::super::listener::{Listener, Settings};
@@ -32,6 +32,8 @@ pub(super) struct Client {
     listener: Arc<Listener>,
     settings: Arc<Settings>,
     peer: Peer,
+    /// Where its requests go, and as whom.
+    target: Target,
     open: ConnectionGuard,
     evicted: Pin<Box<dyn Future<Output = ()>>>,
 }
@@ -57,6 +59,7 @@ impl Client {
         let evicted = eviction_of(&permit);
         Self {
             tally: worker.tally(&listener),
+            target: settings.target(None),
             worker,
             control: Rc::clone(&registration.control),
             permit,
@@ -80,15 +83,83 @@ impl Client {
         }
     }
 
-    /// A session as this listener begins it.
-    pub(super) fn session(&mut self) -> Session {
-        let open = self.settings.open_identity();
-        if let Some(identity) = &open {
-            // There is no limit for the nameless user; this only leaves the strangers' budget.
-            let _ = self.permit.authenticated(&identity.user.name);
-            self.open.authenticated();
+    /// A session as this listener begins it, and what ends it at once if the client may not stay.
+    pub(super) fn session(&mut self, stream: &Stream) -> (Session, Option<&'static str>) {
+        let evidence = self.evidence(stream);
+        let (open, refusal) = match self.settings.open_identity(&evidence) {
+            Ok(None) => (None, None),
+            Ok(Some(identity)) => {
+                let refusal = self.known_by(&identity).err().map(Reject::reply);
+                (Some(identity).filter(|_| refusal.is_none()), refusal)
+            }
+            Err(failure) => {
+                self.attempted(&evidence);
+                self.auth_failed(&failure, None);
+                (None, Some(failure.reply()))
+            }
+        };
+        let mut session = Session::new(self.rules(), open).at_listener(&self.listener.name);
+        session.set_logins_differ(self.logins_differ());
+        (session, refusal)
+    }
+
+    /// The client is this user without AUTH: it leaves the strangers' budget.
+    ///
+    /// # Errors
+    /// The user's limit is reached. There is none for the nameless user of a listener without login.
+    pub(super) fn known_by(&mut self, identity: &Identity) -> Result<(), Reject> {
+        let name = identity.user.name.as_str();
+        let outcome = self.permit.authenticated(name);
+        match identity.proof {
+            Proof::Certificate => self.metrics().auth_attempt(AuthMethod::ClientCert.label()),
+            Proof::UnixUser => self.metrics().auth_attempt(AuthMethod::UnixUser.label()),
+            _ => {
+                self.open.authenticated();
+                return Ok(());
+            }
         }
-        Session::new(self.rules(), open)
+        if let Err(reject) = outcome {
+            self.rejected(reject);
+            return Err(reject);
+        }
+        self.open.authenticated();
+        Ok(())
+    }
+
+    /// Whether users of this listener have logins of their own at Redis.
+    pub(super) fn logins_differ(&self) -> bool {
+        !self.settings.own_logins.is_empty()
+    }
+
+    /// Counts an attempt that failed before anything was sent.
+    fn attempted(&self, evidence: &Evidence) {
+        let method = match evidence {
+            Evidence::Certificate(_) => AuthMethod::ClientCert,
+            Evidence::UnixUser(_) => AuthMethod::UnixUser,
+            Evidence::Nothing => return,
+        };
+        self.metrics().auth_attempt(method.label());
+    }
+
+    /// What the connection shows of the client.
+    pub(super) fn evidence(&self, stream: &Stream) -> Evidence {
+        self.settings.evidence(stream, &self.peer)
+    }
+
+    /// Who the client is without AUTH, under the present settings; `Err`: it may not stay.
+    pub(super) fn open_identity(&self, evidence: &Evidence) -> Result<Option<Identity>, AuthFailure> {
+        self.settings.open_identity(evidence)
+    }
+
+    /// Whether this user's requests would go elsewhere, or as somebody else, than those until now.
+    pub(super) fn would_move(&self, user: &str) -> bool {
+        !self.settings.target(Some(user)).is_same(&self.target)
+    }
+
+    /// The session is this user's, or nobody's; `true` if its requests now go elsewhere, or as somebody else.
+    pub(super) fn serves(&mut self, user: Option<&str>) -> bool {
+        let former = std::mem::replace(&mut self.target, self.settings.target(user));
+        !former.is_same(&self.target)
     }
 
     fn rules(&self) -> Rules {
@@ -138,8 +209,9 @@ impl Client {
         self.listener.index
     }
 
-    pub(super) fn upstream(&self) -> &Arc<Upstream> {
-        &self.settings.upstream
+    /// Where its requests go, and as whom.
+    pub(super) fn target(&self) -> &Target {
+        &self.target
     }
 
     pub(super) fn metrics(&self) -> &ListenerMetrics {
@@ -153,16 +225,22 @@ impl Client {
     /// A place on the lane of this user's requests.
     pub(super) fn seat(&self, user: &str, state: LaneState) -> Seat {
         let lanes = &self.worker.lanes;
-        Seat::new(&lanes.shared(&self.worker, &self.listener, &self.settings, user, state))
+        Seat::new(&lanes.shared(
+            &self.worker,
+            &self.listener,
+            &self.settings,
+            (&self.target, user),
+            state,
+        ))
     }
 
     /// A connection of the session's own, and what state it is in.
     pub(super) fn lane(&self, wanted: LaneState) -> (Lane, LaneState) {
-        let (worker, upstream) = (&self.worker, self.upstream());
-        let idle = worker.lanes.take(upstream, wanted);
+        let (worker, target) = (&self.worker, &self.target);
+        let idle = worker.lanes.take(target, wanted);
         let (mut lane, state) = idle.unwrap_or_else(|| {
-            let dial = lanes::connection(worker, upstream, wanted);
-            (Lane::dial(dial), lanes::fresh(upstream))
+            let dial = lanes::connection(worker, target, wanted);
+            (Lane::dial(dial), lanes::fresh(&target.upstream))
         });
         lane.count_as(Box::new(self.upstream_metrics().lane_open(LaneKind::Own)));
         (lane, state)
@@ -171,13 +249,13 @@ impl Client {
     /// Gives a clean connection back.
     pub(super) fn give_lane_back(&self, state: LaneState, mut lane: Lane) {
         lane.count_as(Box::new(self.upstream_metrics().lane_open(LaneKind::Idle)));
-        self.worker.lanes.put(self.upstream(), state, lane);
+        self.worker.lanes.put(&self.target, state, lane);
     }
 
-    /// Takes the listener's present settings; `true` if they name another upstream.
-    pub(super) fn reload_settings(&mut self) -> bool {
+    /// Takes the listener's present settings; gives whether they let the connection stay, as far as its certificate goes.
+    pub(super) fn reload_settings(&mut self, stream: &Stream) -> bool {
         let former = std::mem::replace(&mut self.settings, self.listener.settings.load_full());
-        !Arc::ptr_eq(&former.upstream, &self.settings.upstream)
+        self.settings.still_accepts(&former, stream)
     }
 
     /// How long a session may go on with what it has begun on a connection that is to end.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::auth::{AuthFailure, AuthMethod, Identity};
+use crate::auth::{AuthFailure, AuthMethod, Evidence, Identity};
 use crate::limits::{self, Attempt, Cause, Reject};
 use crate::session::Login;
 
@@ -24,7 +24,7 @@ pub(super) enum Verdict {
 }
 
 /// Judges credentials, counts and audits the outcome.
-pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Verdict {
+pub(super) fn judge(client: &mut Client, login: &Login<'_>, evidence: &Evidence, now: Instant) -> Verdict {
     client.metrics().auth_attempt(AuthMethod::Password.label());
     let attempt = Attempt {
         source: client.permit.source(),
@@ -43,7 +43,9 @@ pub(super) fn judge(client: &mut Client, login: &Login<'_>, now: Instant) -> Ver
             return refused(client, AuthFailure::OverBudget, UNHEARD_DELAY, Cause::Budget);
         }
     }
-    let verdict = client.users().authenticate(login.user, login.password);
+    let verdict = client
+        .users()
+        .authenticate_with(login.user, login.password, evidence);
     // Behind the work on the password, so that its time says nothing.
     let verdict = verdict.and_then(|identity| {
         if client.may_come_as(&identity.user.name) {

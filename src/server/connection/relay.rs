@@ -150,8 +150,11 @@ enum Outcome {
 impl Relay {
     /// A connection that is ready to speak RESP; `deadline` is the end of its time to log in.
     pub(super) fn new(mut client: Client, stream: Stream, deadline: Instant) -> Self {
-        let session = client.session();
+        let (session, refusal) = client.session(&stream);
         let mut relay = Self::with(client, stream, session, Instant::now());
+        if let Some(text) = refusal {
+            relay.session.dismiss(text, Closing::Rejected, &mut relay.out);
+        }
         if relay.session.identity().is_none() {
             relay.login_deadline.set(deadline);
         }
@@ -175,7 +178,8 @@ impl Relay {
         }
     }
 
-    fn with(client: Client, stream: Stream, session: Session, last_heard: Instant) -> Self {
+    fn with(mut client: Client, stream: Stream, session: Session, last_heard: Instant) -> Self {
+        client.serves(session.identity().map(|identity| &*identity.user.name));
         let requests = RequestScanner::new(client.request_limits(session.identity().is_some()));
         let mut idle = Alarm::default();
         if let Some(timeout) = client.listener_config().idle_timeout {
@@ -523,7 +527,7 @@ impl Relay {
         let (db, resp3) = self.session.lane_state();
         let state = LaneState { db, resp3 };
         let fits = self.seat.as_ref().is_some_and(|seat| {
-            !seat.is_settled() || seat.lane().is_open() && seat.lane().fits(self.client.upstream(), state)
+            !seat.is_settled() || seat.lane().is_open() && seat.lane().fits(self.client.target(), state)
         });
         if !fits {
             self.seat = None;
@@ -897,9 +901,18 @@ impl Relay {
     // --- login -------------------------------------------------------------------------------------------------
 
     fn login(&mut self, login: &crate::session::Login<'_>, now: Instant) -> Result<(), Stop> {
-        match login::judge(&mut self.client, login, now) {
+        let evidence = self.client.evidence(&self.stream);
+        match login::judge(&mut self.client, login, &evidence, now) {
             Verdict::Granted(identity) => {
                 self.login_deadline.clear();
+                let moves = self.client.would_move(&identity.user.name);
+                if moves && self.lane.is_some() && !self.leave_lane() {
+                    self.session
+                        .dismiss(STATE_IS_ANOTHERS, Closing::Rejected, &mut self.out);
+                    return Ok(());
+                }
+                // From here on no lane of the former login is left that could be given back as the new one's.
+                self.client.serves(Some(&identity.user.name));
                 // Another user's requests never travel on this lane.
                 self.seat = None;
                 self.requests.set_limits(self.client.request_limits(true));
@@ -926,6 +939,16 @@ impl Relay {
         Ok(())
     }
 
+    /// Gives up the lane of another login. `false`: the session has left something on it that cannot be taken along.
+    fn leave_lane(&mut self) -> bool {
+        let idle = self.body.is_none() && self.replies.is_idle() && self.reply_carry.is_empty();
+        let leaves = idle && self.session.survives_lane_loss() && self.is_settled();
+        if leaves {
+            self.lane = None;
+        }
+        leaves
+    }
+
     fn reset(&mut self, now: Instant) {
         self.lane = None;
         self.seat = None;
@@ -934,9 +957,13 @@ impl Relay {
         let identity = self.session.identity();
         self.requests
             .set_limits(self.client.request_limits(identity.is_some()));
+        let user = identity.map(|identity| &*identity.user.name);
+        self.client.serves(user);
         if let Some(identity) = identity {
-            // The nameless user of a listener without login, who has no limit.
-            let _ = self.client.permit.authenticated(&identity.user.name);
+            if let Err(reject) = self.client.known_by(identity) {
+                self.session
+                    .dismiss(reject.reply(), Closing::Rejected, &mut self.out);
+            }
             return;
         }
         self.client.logged_out();
@@ -1021,30 +1048,39 @@ impl Relay {
         Ok(())
     }
 
-    /// After a reload: the same user with new rules, or nobody any more.
+    /// After a reload: the same user with new rules, or nobody any more, or a certificate that is revoked.
     fn rejudge(&mut self) -> Result<(), Stop> {
-        let moved = self.client.reload_settings();
-        if moved && let Some(lane) = &mut self.lane {
-            lane.retire();
-            self.retirement.set(Instant::now() + self.client.drain_timeout());
+        let removed = || Stop::silent(CloseReason::CredentialRemoved);
+        if !self.client.reload_settings(&self.stream) {
+            return Err(removed());
         }
-        let Some(identity) = self.session.identity() else {
-            return Ok(());
-        };
-        let allowed = self
-            .client
-            .users()
-            .refresh(identity)
-            .filter(|identity| self.client.may_come_as(&identity.user.name))
-            .is_some_and(|identity| self.session.refresh_identity(identity));
-        if allowed {
-            return Ok(());
-        }
-        // The credential is gone, or the right to be here or to listen to what the session listens to.
+        let evidence = self.client.evidence(&self.stream);
+        let open = self.client.open_identity(&evidence).map_err(|_| removed())?;
         if let Some(identity) = self.session.identity() {
-            self.client.credential_removed(&identity.user.name);
+            let moved = self.client.serves(Some(&identity.user.name));
+            if moved && let Some(lane) = &mut self.lane {
+                lane.retire();
+                self.retirement.set(Instant::now() + self.client.drain_timeout());
+            }
+            let allowed = self
+                .client
+                .users()
+                .refresh_with(identity, &evidence)
+                .filter(|identity| self.client.may_come_as(&identity.user.name))
+                .is_some_and(|identity| self.session.refresh_identity(identity));
+            if !allowed {
+                // The credential is gone, or the right to be here or to listen to what the session listens to.
+                if let Some(identity) = self.session.identity() {
+                    self.client.credential_removed(&identity.user.name);
+                }
+                return Err(removed());
+            }
+        } else {
+            self.client.serves(None);
         }
-        Err(Stop::silent(CloseReason::CredentialRemoved))
+        self.session.set_open(open);
+        self.session.set_logins_differ(self.client.logins_differ());
+        Ok(())
     }
 
     // --- the end -----------------------------------------------------------------------------------------------
@@ -1143,6 +1179,9 @@ fn close_reason(closing: Closing) -> CloseReason {
         Closing::LateDenial => CloseReason::LateDenial,
     }
 }
+
+/// The answer to a right password of a user whose requests reach Redis as somebody else, where the session cannot go on so.
+const STATE_IS_ANOTHERS: &str = "ERR keyward: what this connection has begun cannot go on as another user of Redis; use RESET before AUTH, or a new connection";
 
 /// How long a closing connection waits for the client to read its last bytes.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);

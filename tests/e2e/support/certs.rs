@@ -19,6 +19,7 @@ use rcgen::KeyUsagePurpose;
 use rcgen::RevocationReason;
 use rcgen::RevokedCertParams;
 use rcgen::RsaKeySize;
+use rcgen::SanType;
 use rcgen::SerialNumber;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
@@ -55,10 +56,12 @@ pub(crate) struct Identity {
 pub(crate) struct Wish<'a> {
     name: &'a str,
     names: Vec<String>,
-    usage: ExtendedKeyUsagePurpose,
+    usage: Option<ExtendedKeyUsagePurpose>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     rsa: bool,
+    uris: Vec<String>,
+    common_names: Option<Vec<String>>,
 }
 
 impl Authority {
@@ -113,19 +116,33 @@ impl Authority {
     }
 
     pub(crate) fn issue(&self, wish: Wish<'_>) -> Identity {
-        let mut params = CertificateParams::new(wish.names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, wish.name);
-        params.extended_key_usages = vec![wish.usage];
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
-        params.not_before = wish.not_before;
-        params.not_after = wish.not_after;
+        let params = wish.params();
+        self.sign(params, wish.name, wish.rsa)
+    }
+
+    /// A client certificate that nobody has signed but its owner.
+    pub(crate) fn self_signed(&self, wish: Wish<'_>) -> Identity {
+        let (params, key) = (wish.params(), KeyPair::generate().unwrap());
+        let leaf = params.self_signed(&key).unwrap();
+        let (certificate, serial) = (self.dir.path().join(format!("{}.self.pem", wish.name)), 0);
+        let identity = Identity {
+            key: certificate.with_extension("key"),
+            certificate,
+            chain: vec![leaf.der().clone()],
+            chain_pem: leaf.pem(),
+            key_der: key.serialize_der(),
+            key_pem: key.serialize_pem(),
+            serial,
+        };
+        identity.write_to(&identity.certificate, &identity.key);
+        identity
+    }
+
+    fn sign(&self, mut params: CertificateParams, name: &str, rsa: bool) -> Identity {
         params.use_authority_key_identifier_extension = true;
         let serial = fs::read_dir(self.dir.path()).unwrap().count() as u64 + 1000;
         params.serial_number = Some(SerialNumber::from(serial));
-        let key = if wish.rsa {
+        let key = if rsa {
             KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap()
         } else {
             KeyPair::generate().unwrap()
@@ -137,8 +154,8 @@ impl Authority {
             chain_pem.push_str(pem);
         }
         let identity = Identity {
-            certificate: self.dir.path().join(format!("{}.{serial}.crt.pem", wish.name)),
-            key: self.dir.path().join(format!("{}.{serial}.key", wish.name)),
+            certificate: self.dir.path().join(format!("{name}.{serial}.crt.pem")),
+            key: self.dir.path().join(format!("{name}.{serial}.key")),
             chain,
             chain_pem,
             key_der: key.serialize_der(),
@@ -156,16 +173,29 @@ impl Authority {
 
     /// One that is valid for so long.
     pub(crate) fn revocation_list_for(&self, valid: Duration, revoked: &[&Identity]) -> PathBuf {
+        let serials: Vec<u64> = revoked.iter().map(|identity| identity.serial).collect();
+        let file = self.dir.path().join(format!("{}.crl.pem", self.name));
+        fs::write(&file, self.list(valid, &serials)).unwrap();
+        file
+    }
+
+    /// The list of this authority as text, with the intermediate of this name on it if one is given.
+    pub(crate) fn list_with_intermediate(&self, revoked: Option<&str>) -> String {
+        let serials: Vec<u64> = revoked.map(authority_serial).into_iter().collect();
+        self.list(Duration::days(7), &serials)
+    }
+
+    fn list(&self, valid: Duration, revoked: &[u64]) -> String {
         let now = OffsetDateTime::now_utc();
-        let list = CertificateRevocationListParams {
+        CertificateRevocationListParams {
             this_update: now - Duration::hours(1),
             next_update: now + valid,
             crl_number: SerialNumber::from(1u64),
             issuing_distribution_point: None,
             revoked_certs: revoked
                 .iter()
-                .map(|identity| RevokedCertParams {
-                    serial_number: SerialNumber::from(identity.serial),
+                .map(|serial| RevokedCertParams {
+                    serial_number: SerialNumber::from(*serial),
                     revocation_time: now - Duration::minutes(30),
                     reason_code: Some(RevocationReason::KeyCompromise),
                     invalidity_date: None,
@@ -174,10 +204,9 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         }
         .signed_by(&self.issuer)
-        .unwrap();
-        let file = self.dir.path().join(format!("{}.crl.pem", self.name));
-        fs::write(&file, list.pem().unwrap()).unwrap();
-        file
+        .unwrap()
+        .pem()
+        .unwrap()
     }
 
     /// A client that trusts this authority, with or without a certificate of its own.
@@ -243,11 +272,55 @@ impl<'a> Wish<'a> {
         Self {
             name,
             names,
-            usage,
+            usage: Some(usage),
             not_before,
             not_after,
             rsa: false,
+            uris: Vec::new(),
+            common_names: None,
         }
+    }
+
+    fn params(&self) -> CertificateParams {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // Written as they are: a name that no library would make must be possible.
+        params.subject_alt_names = self.names.iter().map(|name| subject_name(name)).collect();
+        for uri in &self.uris {
+            params
+                .subject_alt_names
+                .push(SanType::URI(uri.as_str().try_into().unwrap()));
+        }
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let own = vec![self.name.to_owned()];
+        for name in self.common_names.as_ref().unwrap_or(&own) {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        params.extended_key_usages = self.usage.iter().cloned().collect();
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.not_before = self.not_before;
+        params.not_after = self.not_after;
+        params
+    }
+
+    /// URIs in the subject alternative names.
+    pub(crate) fn uris(mut self, uris: &[&str]) -> Self {
+        self.uris = uris.iter().map(|&uri| uri.to_owned()).collect();
+        self
+    }
+
+    /// Another common name than the name.
+    pub(crate) fn common_names(mut self, names: &[&str]) -> Self {
+        self.common_names = Some(names.iter().map(|&name| name.to_owned()).collect());
+        self
+    }
+
+    /// Without extended key usage: for any purpose.
+    pub(crate) fn any_usage(mut self) -> Self {
+        self.usage = None;
+        self
     }
 
     /// For other names than `localhost`.
@@ -282,14 +355,29 @@ pub(crate) fn replace(path: &Path, text: &str, mode: u32) {
     fs::rename(&fresh, path).unwrap();
 }
 
+fn subject_name(name: &str) -> SanType {
+    match name.parse() {
+        Ok(address) => SanType::IpAddress(address),
+        Err(_) => SanType::DnsName(name.try_into().unwrap()),
+    }
+}
+
 fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.serial_number = Some(SerialNumber::from(authority_serial(name)));
     params.key_usages = vec![
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::CrlSign,
         KeyUsagePurpose::DigitalSignature,
     ];
     params
+}
+
+/// Above the serials of what is issued, and known from the name alone.
+fn authority_serial(name: &str) -> u64 {
+    name.bytes().fold(1 << 32, |serial, byte| {
+        serial * 31 % (1 << 40) + u64::from(byte) + (1 << 32)
+    })
 }

@@ -124,7 +124,8 @@ impl Setup {
             listeners: Vec::new(),
             users: Vec::new(),
             env,
-            expected: vec!["KW0409".to_owned()],
+            // The user of Redis in most tests may do everything there.
+            expected: vec!["KW0409".to_owned(), "upstream_overprivileged".to_owned()],
             file: true,
             open_files: None,
             args: Vec::new(),
@@ -232,6 +233,14 @@ impl Setup {
             identity.certificate, identity.key
         );
         self.listener(&line)
+    }
+
+    /// Adds a user without a password, or replaces the one of this name.
+    pub(crate) fn bare_user(mut self, name: &str, lines: &[&str]) -> Self {
+        self.users.retain(|(known, _)| known != name);
+        let lines = lines.iter().map(|&line| line.to_owned()).collect();
+        self.users.push((name.to_owned(), lines));
+        self
     }
 
     /// Adds a user, or replaces the one of this name.
