@@ -46,7 +46,7 @@ pub use keys::{Channels, KeyFlags, Keys};
 pub use late::LateCheck;
 pub use lookup::{Resolved, commands, resolve};
 pub use preset::{ArgumentRule, Effect, Entry, Preset};
-pub use upstream::{Target, upstream_rules};
+pub use upstream::{FENCE_CHANNEL, Target, upstream_rules};
 
 /// A user and what it may do. Made by [`rule::parse_user`]; [`User::to_rule`] writes it back.
 #[derive(Clone, PartialEq, Eq)]

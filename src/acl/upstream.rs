@@ -63,11 +63,19 @@ pub fn upstream_rules<'a>(
         );
     }
     let enabled: Vec<&User> = users.filter(|user| user.enabled).collect();
-    let selectors: BTreeSet<String> = enabled
+    let mut selectors: BTreeSet<String> = enabled
         .iter()
         .flat_map(|user| user.accesses())
         .filter_map(|access| access.as_selector(&known))
         .collect();
+    let fences = ["wait", "waitaof"];
+    let may_wait = |user: &&User| {
+        let mut commands = fences.iter().filter_map(|name| lookup::by_rule_name(name));
+        commands.any(|command| known(command) && user.may_run(command))
+    };
+    if enabled.iter().any(may_wait) {
+        selectors.insert(format!("(resetchannels &{FENCE_CHANNEL} +publish)"));
+    }
     words.extend(selectors);
     words
 }
@@ -111,6 +119,9 @@ impl Access {
 fn fits_in_selector(rule: &str) -> bool {
     !rule.contains(['"', '\'']) && !rule.ends_with(')')
 }
+
+/// Where Keyward itself publishes, before WAIT and WAITAOF of clients who share connections: see `Session::fence`.
+pub const FENCE_CHANNEL: &str = "keyward:fence";
 
 /// Login and probes, and what is put on a new connection for a client: its name and its library's. HELLO and AUTH need no rule.
 const NEEDED: &[&str] = &["ping", "client|setname", "client|setinfo"];

@@ -592,7 +592,7 @@ impl Session {
             return self.refuse(refusal::TOO_LONG, out);
         }
         let mut requests = BytesMut::new();
-        encode::request(&mut requests, &[b"PUBLISH", b"keyward:fence", b""]);
+        encode::request(&mut requests, &[b"PUBLISH", acl::FENCE_CHANNEL.as_bytes(), b""]);
         let words: Vec<&[u8]> = request.args.iter().collect();
         encode::request(&mut requests, &words);
         Action::Substitute {
