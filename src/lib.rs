@@ -13,8 +13,9 @@
 //!            client bytes ◄─ Session ◄─ ReplyScanner ◄─ lane ◄─ Redis
 //! ```
 //!
-//! One thread per core, each with its own runtime: a session lives and dies on one worker, and its data path takes no
-//! lock. Idle connections hold no buffers. Everything counted is a guard, every queue and wait has a bound, and
+//! One thread per core, each with its own runtime, and no lock on a session's data path. Sessions are packed on few
+//! workers as long as these keep up, since requests that share a connection to Redis travel in batches; a session at rest
+//! changes workers when its own is busy (`server::packing`). Idle connections hold no buffers. Everything counted is a guard, every queue and wait has a bound, and
 //! decisions are values whose reason knows its reply, its metric label and its audit word.
 //!
 //! # Layers
@@ -37,6 +38,9 @@
 //! | a new Redis command | `acl/commands.rs`, one row; `tests/command_table.rs` tells what drifted |
 //! | a command that changes connection state | `session/mod.rs` |
 //! | a wire detail | `resp/` |
+//! | where a command names keys | `acl/commands.rs`, a column; `acl/keys/columns.rs` says what the columns mean |
+//! | how passwords are guessed | `limits/throttle` and its neighbours |
+//! | who a client is without AUTH | `auth/evidence.rs`, `tls/identity.rs` |
 //! | a limit or timeout | `limits/`, `config/`, a metric |
 //! | a metric | `metrics/` only |
 //! | a security event | `audit/` |
