@@ -62,6 +62,7 @@ pub struct At<'a> {
 enum Kind {
     AuthFailed,
     CommandDenied,
+    CommandObserved,
     ConnectionRefused,
     PlaintextRefused,
     SourceLockedOut,
@@ -125,6 +126,23 @@ impl Audit {
             let cmd = cmd.unwrap_or("_other");
             tracing::warn!(
                 target: TARGET, event = Kind::CommandDenied.name(), listener = %at.listener, peer = %at.peer, user,
+                cmd, reason,
+            );
+        }
+    }
+
+    /// A command was forwarded though the user's rules refuse it (`mode = "observe"`).
+    pub fn command_observed(
+        &self,
+        at: At<'_>,
+        user: &str,
+        cmd: &'static str,
+        reason: &'static str,
+        now: Instant,
+    ) {
+        if self.offer(Kind::CommandObserved, at.listener, at.peer.source(), reason, now) {
+            tracing::warn!(
+                target: TARGET, event = Kind::CommandObserved.name(), listener = %at.listener, peer = %at.peer, user,
                 cmd, reason,
             );
         }
@@ -320,6 +338,7 @@ impl Kind {
         match self {
             Self::AuthFailed => "auth_failed",
             Self::CommandDenied => "command_denied",
+            Self::CommandObserved => "command_observed",
             Self::ConnectionRefused => "connection_refused",
             Self::PlaintextRefused => "plaintext_refused",
             Self::SourceLockedOut => "source_locked_out",
@@ -517,6 +536,7 @@ mod tests {
             };
             audit.command_denied(at, "app", Some("flushall"), "command", now);
             audit.command_denied(at, "app", None, "command", now);
+            audit.command_observed(at, "app", "flushall", "command", now);
             audit.connection_refused(at, "source_limit", now);
             audit.plaintext_refused(at, now);
             audit.source_locked_out(At { peer: peer(), ..at }, Duration::from_secs(20), now);
@@ -533,6 +553,7 @@ mod tests {
             [
                 "command_denied",
                 "command_denied",
+                "command_observed",
                 "connection_refused",
                 "plaintext_refused",
                 "source_locked_out",
@@ -547,9 +568,13 @@ mod tests {
         assert_eq!(lines[0]["cmd"], "flushall");
         assert_eq!(lines[0]["peer"], "unix:uid=1000");
         assert_eq!(lines[1]["cmd"], "_other");
-        assert_eq!(lines[4]["source"], "10.2.0.17");
-        assert_eq!(lines[4]["seconds"], 20);
-        assert_eq!(lines[5]["level"], "INFO");
-        assert_eq!(lines[10]["error"], "KW0203");
+        assert_eq!(
+            (&lines[2]["cmd"], &lines[2]["reason"]),
+            (&"flushall".into(), &"command".into())
+        );
+        assert_eq!(lines[5]["source"], "10.2.0.17");
+        assert_eq!(lines[5]["seconds"], 20);
+        assert_eq!(lines[6]["level"], "INFO");
+        assert_eq!(lines[11]["error"], "KW0203");
     }
 }

@@ -12,8 +12,8 @@ use crate::acl::User;
 use crate::acl::rule::{self, RuleError};
 use crate::auth::Users;
 use crate::config::{
-    self, AclText, Config, CredentialSource, Diagnostic, Loaded, Location, LoginMode, NamedFile, Sources,
-    code,
+    self, AclText, Config, CredentialSource, Diagnostic, Loaded, Location, LoginMode, NamedFile, RuleMode,
+    Sources, code,
 };
 use crate::tls::{CertificateInfo, ServerTls, TlsError};
 use crate::upstream::{Counters, NoCounters, SetupError, Upstream};
@@ -139,7 +139,7 @@ pub(super) fn build(
             tls,
             certificates,
             crl_next_update,
-            users: Arc::new(Users::new(users)),
+            users: Arc::new(Users::new(watched(config, listener, users))),
             sources: Arc::new(Networks::of(config, listener)),
         });
     }
@@ -263,6 +263,22 @@ fn users(
         } else {
             users.push(user.clone());
         }
+    }
+    users
+}
+
+/// Users with the listener's word on observing and learning, or their own.
+fn watched(config: &Config, listener: &config::Listener, mut users: Vec<User>) -> Vec<User> {
+    let entries = listener.users.iter().filter_map(|index| config.users.get(*index));
+    let entries: HashMap<&str, &config::UserEntry> = match listener.login {
+        LoginMode::Password => entries.map(|entry| (entry.name.as_str(), entry)).collect(),
+        LoginMode::None => HashMap::new(),
+    };
+    for user in &mut users {
+        let entry = entries.get(user.name.as_str());
+        let mode = entry.and_then(|entry| entry.mode).unwrap_or(listener.mode);
+        user.observe = mode == RuleMode::Observe;
+        user.learn = entry.and_then(|entry| entry.learn).unwrap_or(listener.learn);
     }
     users
 }

@@ -141,6 +141,7 @@ impl Serving {
                 .connections_max
                 .set(i64::try_from(settings.config.max_connections).unwrap_or(i64::MAX));
             listener.settings.store(Arc::new(settings));
+            listener.warn_of_observing();
         }
         bound.shared.limits.reconfigure(&config);
         bound.shared.throttle.reconfigure(&config.login);

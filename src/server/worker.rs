@@ -11,9 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
+use crate::acl::Learned;
 use crate::drain::{DrainWatch, Level};
 use crate::metrics::{self, Tally};
 use crate::session::Stamp;
@@ -44,7 +45,12 @@ enum Message {
     Continue(Box<Moved>),
     /// Hand sessions at rest over, in place of every former order of this kind.
     HandOver(Vec<HandOver>),
+    /// Say what has been learned of users.
+    Learned(oneshot::Sender<Lessons>),
 }
+
+/// What was seen of each user.
+pub(super) type Lessons = HashMap<String, Learned>;
 
 /// So many sessions are to go on with another worker.
 struct HandOver {
@@ -76,6 +82,8 @@ pub(super) struct Worker {
     wants_to_hand_over: Cell<bool>,
     /// What it has counted, by listener number.
     tallies: RefCell<Vec<(usize, Rc<Tally>)>>,
+    /// What was seen of users with `learn = true`, who come from the configuration: one of a changed one is kept until the end.
+    lessons: RefCell<Lessons>,
     /// Whose TLS handshake is gone on with.
     pub(super) handshakes: Rc<Gate>,
 }
@@ -197,6 +205,15 @@ impl Colleague {
     }
 }
 
+impl Colleague {
+    /// What the worker has learned; `None`: it is gone, or too busy to say.
+    pub(super) async fn lessons(&self, patience: Duration) -> Option<Lessons> {
+        let (to, lessons) = oneshot::channel();
+        self.messages.upgrade()?.send(Message::Learned(to)).ok()?;
+        tokio::time::timeout(patience, lessons).await.ok()?.ok()
+    }
+}
+
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -219,6 +236,7 @@ async fn work(
         leaving: RefCell::default(),
         tallies: RefCell::default(),
         wants_to_hand_over: Cell::new(false),
+        lessons: RefCell::default(),
         handshakes: Rc::default(),
     });
     worker.lanes.serve(&upstreams.borrow_and_update());
@@ -242,6 +260,8 @@ async fn work(
                     worker.wants_to_hand_over.set(!orders.is_empty());
                     *worker.leaving.borrow_mut() = orders;
                 }
+                // Whoever asked may have grown tired of waiting.
+                Some(Message::Learned(to)) => drop(to.send(worker.lessons.borrow().clone())),
                 None => break,
             },
             () = next_level(&mut drain, level) => {
@@ -290,6 +310,15 @@ impl Worker {
         for control in self.controls.borrow().values() {
             order(control);
             control.wake();
+        }
+    }
+
+    /// Remembers something of a user's requests.
+    pub(super) fn learn(&self, user: &str, what: impl FnOnce(&mut Learned)) {
+        let mut lessons = self.lessons.borrow_mut();
+        match lessons.get_mut(user) {
+            Some(learned) => what(learned),
+            None => what(lessons.entry(user.to_owned()).or_default()),
         }
     }
 

@@ -579,3 +579,4 @@ fn after_a_reload_the_same_client_has_the_new_rules() {
 }
 
 mod late;
+mod observe;

@@ -24,6 +24,7 @@ mod drain;
 mod limits;
 mod login;
 mod logs;
+mod observe;
 mod pool;
 mod reload;
 mod session;
