@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::decide::refused_database;
 use super::keys::{KeyFlags, Part, Walk};
-use super::{Command, CommandSet, lookup};
+use super::{Command, CommandSet, Effect, Preset, lookup};
 use crate::resp::{ArgFeed, ArgSink, Args};
 
 /// What one user was seen to do.
@@ -138,6 +138,17 @@ impl Learned {
             notes.push(format!(
                 "databases = [{}] in its [[user]] table, and the one that its connections begin on; Redis's rules have no word for it",
                 numbers.join(", ")
+            ));
+        }
+        let restricted = Preset::Strict.entries().filter_map(|entry| match entry.effect {
+            Effect::Restrict(rule) => rule.command(),
+            Effect::Block(_) | Effect::Allow(_) => None,
+        });
+        let restricted = restricted.filter(|command| self.commands.contains(command.id));
+        let restricted: BTreeSet<&str> = restricted.map(|command| command.name).collect();
+        for name in restricted {
+            notes.push(format!(
+                "+{name} permits arguments that the presets refuse; Redis's rules have no word for them"
             ));
         }
         (words.join(" "), notes)

@@ -6,6 +6,9 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
 use crate::acl::Learned;
 use crate::admin::LearnedRules;
 
@@ -16,6 +19,8 @@ use super::worker::Colleague;
 pub(super) struct Learning {
     listeners: Vec<Arc<Listener>>,
     workers: OnceLock<Vec<Colleague>>,
+    /// The last answer.
+    last: Mutex<Option<(Instant, String)>>,
 }
 
 impl Learning {
@@ -23,6 +28,7 @@ impl Learning {
         Self {
             listeners,
             workers: OnceLock::new(),
+            last: Mutex::default(),
         }
     }
 
@@ -32,20 +38,37 @@ impl Learning {
         let _ = self.workers.set(workers);
     }
 
-    async fn gather(&self) -> Option<String> {
+    async fn text(&self) -> Option<String> {
         if !self.listeners.iter().any(|listener| listener.learns()) {
             return None;
         }
+        // Workers are asked once a second at most, however many ask here: their sessions come first.
+        let mut last = self.last.lock().await;
+        match &*last {
+            Some((when, text)) if when.elapsed() < FRESH => Some(text.clone()),
+            _ => {
+                let text = self.gather().await;
+                *last = Some((Instant::now(), text.clone()));
+                Some(text)
+            }
+        }
+    }
+
+    async fn gather(&self) -> String {
         let mut all = BTreeMap::<String, Learned>::new();
-        let mut silent = 0;
-        for worker in self.workers.get().into_iter().flatten() {
-            match worker.lessons(PATIENCE).await {
-                Some(lessons) => {
-                    for (user, learned) in lessons {
-                        all.entry(user).or_default().merge(&learned);
+        let (mut silent, mut incomplete) = (false, false);
+        let deadline = Instant::now() + PATIENCE;
+        let workers = self.workers.get().into_iter().flatten();
+        let answers: Vec<_> = workers.map(Colleague::ask_lessons).collect();
+        for answer in answers {
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(lessons)) => {
+                    incomplete |= lessons.incomplete;
+                    for (user, learned) in &lessons.users {
+                        all.entry(user.clone()).or_default().merge(learned);
                     }
                 }
-                None => silent += 1,
+                Ok(Err(_)) | Err(_) => silent = true,
             }
         }
         let mut text = String::new();
@@ -56,16 +79,21 @@ impl Learning {
             }
             text.extend([&rule, "\n"]);
         }
-        if silent > 0 {
+        if silent {
             text.push_str("# incomplete: a worker thread gave no answer in time; ask again\n");
         }
-        Some(text)
+        if incomplete {
+            text.push_str(
+                "# incomplete: too many users learn at once; set learn = true for some of them only\n",
+            );
+        }
+        text
     }
 }
 
 impl LearnedRules for Learning {
     fn text(&self) -> Pin<Box<dyn Future<Output = Option<String>> + Send + '_>> {
-        Box::pin(self.gather())
+        Box::pin(Self::text(self))
     }
 }
 
@@ -75,5 +103,8 @@ impl fmt::Debug for Learning {
     }
 }
 
-/// For one worker to answer, which it does between two rounds of its sessions.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// For the workers to answer, which they do between two rounds of their sessions.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// An answer may be so old.
+const FRESH: Duration = Duration::from_secs(1);

@@ -49,8 +49,14 @@ enum Message {
     Learned(oneshot::Sender<Lessons>),
 }
 
-/// What was seen of each user.
-pub(super) type Lessons = HashMap<String, Learned>;
+/// What a worker has seen of users with `learn = true`. Their names come from the configuration; after a reload one that is there
+/// no more is still known.
+#[derive(Default, Clone)]
+pub(super) struct Lessons {
+    pub(super) users: HashMap<String, Learned>,
+    /// There were more users than are remembered.
+    pub(super) incomplete: bool,
+}
 
 /// So many sessions are to go on with another worker.
 struct HandOver {
@@ -82,7 +88,7 @@ pub(super) struct Worker {
     wants_to_hand_over: Cell<bool>,
     /// What it has counted, by listener number.
     tallies: RefCell<Vec<(usize, Rc<Tally>)>>,
-    /// What was seen of users with `learn = true`, who come from the configuration: one of a changed one is kept until the end.
+    /// What users were seen to do.
     lessons: RefCell<Lessons>,
     /// Whose TLS handshake is gone on with.
     pub(super) handshakes: Rc<Gate>,
@@ -206,11 +212,13 @@ impl Colleague {
 }
 
 impl Colleague {
-    /// What the worker has learned; `None`: it is gone, or too busy to say.
-    pub(super) async fn lessons(&self, patience: Duration) -> Option<Lessons> {
+    /// Asks the worker what it has learned. One that is gone will not say.
+    pub(super) fn ask_lessons(&self) -> oneshot::Receiver<Lessons> {
         let (to, lessons) = oneshot::channel();
-        self.messages.upgrade()?.send(Message::Learned(to)).ok()?;
-        tokio::time::timeout(patience, lessons).await.ok()?.ok()
+        if let Some(messages) = self.messages.upgrade() {
+            let _ = messages.send(Message::Learned(to));
+        }
+        lessons
     }
 }
 
@@ -316,9 +324,12 @@ impl Worker {
     /// Remembers something of a user's requests.
     pub(super) fn learn(&self, user: &str, what: impl FnOnce(&mut Learned)) {
         let mut lessons = self.lessons.borrow_mut();
-        match lessons.get_mut(user) {
+        let Lessons { users, incomplete } = &mut *lessons;
+        let full = users.len() >= MOST_LEARNERS;
+        match users.get_mut(user) {
             Some(learned) => what(learned),
-            None => what(lessons.entry(user.to_owned()).or_default()),
+            None if full => *incomplete = true,
+            None => what(users.entry(user.to_owned()).or_default()),
         }
     }
 
@@ -439,6 +450,9 @@ const WINDOW: usize = 64 * 1024;
 
 /// Room of a fresh buffer: a batch of small requests or replies.
 const FRESH_BUFFER: usize = 4 * 1024;
+
+/// Users that a worker learns about, each at most some hundred kilobytes.
+const MOST_LEARNERS: usize = 1_000;
 
 /// Spare buffers that a worker keeps, and the largest it keeps: at most 8 MiB a worker.
 const MAX_SPARE_BUFFERS: usize = 64;

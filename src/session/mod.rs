@@ -716,6 +716,7 @@ fn same_rules(one: &Identity, other: &Identity) -> bool {
     let rules = |identity: &Identity| {
         let mut user = acl::User::clone(&identity.user);
         user.passwords.clear();
+        user.learn = false;
         user
     };
     rules(one) == rules(other)

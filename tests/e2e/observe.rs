@@ -115,6 +115,16 @@ fn the_users_word_wins_over_the_listeners_and_a_reload_changes_it() {
     let setup = Setup::new(&redis)
         .listener("mode = \"observe\"")
         .user("tenant", APP_PASSWORD_2, &lines);
+    let file = setup.write("copy.toml", &setup.text());
+    let file = file.to_str().unwrap();
+    let (code, _, said) = command_line(&["check", "--config", file], &[], "");
+    assert!(
+        code == 0 && said.contains("KW0412") && said.contains("only observed"),
+        "{said}"
+    );
+    let verdict = |user| command_line(&["acl", "test", "--config", file, user, "FLUSHALL"], &[], "").1;
+    assert!(verdict("app").contains("mode is observe"));
+    assert!(!verdict("tenant").contains("mode is observe"));
     let mut keyward = observing(setup).start();
     let mut tenant = tenant(&keyward);
     assert!(tenant.call("FLUSHALL").starts_with("-NOPERM "));

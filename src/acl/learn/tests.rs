@@ -104,6 +104,7 @@ fn keys_that_cannot_be_told_take_all_keys() {
 fn databases_are_a_note() {
     let (_, notes) = learn(&["SELECT 3", "COPY a:1 a:2 DB 1"]);
     assert!(notes[0].starts_with("databases = [1, 3]"), "{notes:?}");
+    assert!(notes[1].starts_with("+copy permits arguments"), "{notes:?}");
     assert!(learn(&["FLUSHALL"]).1[0].contains("all databases"));
     assert!(learn(&["SELECT x"]).1.is_empty());
 }
