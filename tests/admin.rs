@@ -28,6 +28,7 @@ fn start() -> Fixture {
     let pages = Pages {
         metrics: Metrics::new(&shape).unwrap(),
         readiness: Arc::clone(&readiness),
+        learned: None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     Fixture {

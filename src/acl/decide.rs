@@ -94,35 +94,10 @@ impl User {
         })
     }
 
-    /// The argument that names a database which the user may not use. What is not understood is refused; so is FLUSHALL,
-    /// which means all databases.
+    /// The argument that names a database which the user may not use.
     fn refused_database(&self, command: &Command, args: Args<'_>) -> Option<u32> {
         let databases = self.databases.as_ref()?;
-        let refused = |at: u32| {
-            let number = args.get(at as usize).and_then(crate::resp::parse_integer);
-            let allowed = number
-                .and_then(|number| u32::try_from(number).ok())
-                .is_some_and(|number| databases.contains(&number));
-            (!allowed).then_some(at)
-        };
-        match command.name {
-            "select" => refused(1),
-            "move" => refused(2),
-            "swapdb" => refused(1).or_else(|| refused(2)),
-            "copy" => {
-                let mut at = 3;
-                while at < args.announced() {
-                    match args.get(at as usize) {
-                        Some(word) if super::keys::is(word, "replace") => at += 1,
-                        Some(word) if super::keys::is(word, "db") && refused(at + 1).is_none() => at += 2,
-                        _ => return Some(at),
-                    }
-                }
-                None
-            }
-            "flushall" => Some(0),
-            _ => None,
-        }
+        refused_database(command, args, &mut |number| databases.contains(&number))
     }
 
     /// Whether some request of this command could be permitted. For displays and checks at start, not for decisions.
@@ -305,6 +280,40 @@ impl Judge {
             return Outcome::Denied(DenyReason::Key, 1);
         }
         Outcome::Permitted
+    }
+}
+
+/// The argument that names a database which is not allowed. What is not understood is refused; so is FLUSHALL, which means
+/// all databases.
+pub(super) fn refused_database(
+    command: &Command,
+    args: Args<'_>,
+    allowed: &mut dyn FnMut(u32) -> bool,
+) -> Option<u32> {
+    let mut refused = |at: u32| {
+        let number = args.get(at as usize).and_then(crate::resp::parse_integer);
+        let allowed = number
+            .and_then(|number| u32::try_from(number).ok())
+            .is_some_and(&mut *allowed);
+        (!allowed).then_some(at)
+    };
+    match command.name {
+        "select" => refused(1),
+        "move" => refused(2),
+        "swapdb" => refused(1).or_else(|| refused(2)),
+        "copy" => {
+            let mut at = 3;
+            while at < args.announced() {
+                match args.get(at as usize) {
+                    Some(word) if super::keys::is(word, "replace") => at += 1,
+                    Some(word) if super::keys::is(word, "db") && refused(at + 1).is_none() => at += 2,
+                    _ => return Some(at),
+                }
+            }
+            None
+        }
+        "flushall" => Some(0),
+        _ => None,
     }
 }
 

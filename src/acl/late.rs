@@ -130,4 +130,4 @@ impl ArgSink for Judging {
 }
 
 /// The longest argument that is kept until it has come whole; a longer key or channel is refused, a longer value is of no concern.
-const MOST_NAME: usize = 1024 * 1024;
+pub(super) const MOST_NAME: usize = 1024 * 1024;

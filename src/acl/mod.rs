@@ -19,6 +19,7 @@
 //! | `access.rs` | what the rules of a user or a selector add up to |
 //! | `decide.rs` | the verdict on a request |
 //! | `late.rs` | the verdict on one that is too long to be held |
+//! | `learn.rs` | from what was seen to the least rule that permits it |
 //! | `explain.rs` | the verdict in words for the operator |
 //! | `upstream.rs` | the rules for Keyward's own user on the server |
 //! | `preset.rs` | `safe` and `strict`, with a reason for every entry |
@@ -33,6 +34,7 @@ pub mod fuzz;
 mod glob;
 mod keys;
 mod late;
+mod learn;
 mod lookup;
 mod preset;
 pub mod rule;
@@ -44,6 +46,7 @@ pub use command::{Categories, Class, Command, CommandId, Role, Since, SubKind};
 pub use decide::{Decision, Named, names};
 pub use keys::{Channels, KeyFlags, Keys};
 pub use late::LateCheck;
+pub use learn::{LateLearning, Learned};
 pub use lookup::{Resolved, commands, resolve};
 pub use preset::{ArgumentRule, Effect, Entry, Preset};
 pub use upstream::{FENCE_CHANNEL, Target, upstream_rules};
@@ -61,6 +64,11 @@ pub struct User {
     pub passwords: Vec<[u8; 32]>,
     /// Databases that it may use; `None`: every one. Not part of Redis's rules; see `databases` in the configuration.
     pub databases: Option<Vec<u32>>,
+    /// What the rules refuse is forwarded all the same, and told (`mode = "observe"`). Nothing of Redis's rules either; decisions
+    /// do not depend on it.
+    pub observe: bool,
+    /// What is permitted or observed is remembered as a rule (`learn = true`).
+    pub learn: bool,
     /// `sanitize-payload` (true) or `skip-sanitize-payload`, if either was said. Means something to RESTORE in Redis alone;
     /// kept so that a rule is written back as it was.
     sanitize: Option<bool>,
@@ -110,10 +118,17 @@ impl User {
             nopass: false,
             passwords: Vec::new(),
             databases: None,
+            observe: false,
+            learn: false,
             sanitize: None,
             access: rule::Access::default(),
             selectors: Vec::new(),
         }
+    }
+
+    /// Whether a refusal of this command is only to be told. Roles that change the protocol of the connection stay refused.
+    pub fn observes(&self, command: &Command) -> bool {
+        self.observe && !matches!(command.role, Role::Replication | Role::Http)
     }
 
     /// Adds the SHA-256 digest of a password, once; as in Redis a password ends `nopass`.
@@ -178,8 +193,14 @@ impl DenyReason {
 }
 
 /// A set of commands, one bit a row of the table.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct CommandSet([u64; WORDS]);
+
+impl Default for CommandSet {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
 
 const WORDS: usize = commands::COMMANDS.len().div_ceil(64);
 
@@ -191,6 +212,18 @@ impl CommandSet {
         self.0
             .get(id.index() / 64)
             .is_some_and(|word| word >> (id.index() % 64) & 1 != 0)
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (word, other) in self.0.iter_mut().zip(other.0) {
+            *word |= other;
+        }
+    }
+
+    /// Names of the members.
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        let members = commands().iter().filter(|command| self.contains(command.id));
+        members.map(|command| command.name)
     }
 
     fn set(&mut self, id: CommandId, member: bool) {

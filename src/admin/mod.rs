@@ -1,4 +1,5 @@
-//! The admin listener: `/metrics`, `/livez`, `/readyz` (also as `/healthz`), and nothing else.
+//! The admin listener: `/metrics`, `/livez`, `/readyz` (also as `/healthz`), `/acl/learned` if somebody set `learn = true`, and
+//! nothing else.
 //!
 //! It never shares a port with clients, reads nothing but a request line and headers, changes nothing, and cannot
 //! reach an upstream (rule T-11). It runs on a thread of its own, so that a hanging or flooding scraper costs the
@@ -9,8 +10,10 @@
 mod readiness;
 
 use std::convert::Infallible;
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +39,14 @@ pub struct Pages {
     pub metrics: Arc<Metrics>,
     /// For `/readyz`.
     pub readiness: Arc<Readiness>,
+    /// For `/acl/learned`; `None`: there is no such page.
+    pub learned: Option<Arc<dyn LearnedRules>>,
+}
+
+/// Who can say what was learned of users: rules without passwords, with beginnings of the names of keys in them.
+pub trait LearnedRules: fmt::Debug + Send + Sync {
+    /// Lines of an ACL file, and lines that begin with `#`; `None`: nobody set `learn = true`.
+    fn text(&self) -> Pin<Box<dyn Future<Output = Option<String>> + Send + '_>>;
 }
 
 /// The running admin server; stops when dropped.
@@ -128,8 +139,8 @@ pub async fn serve(listener: TcpListener, pages: Pages) -> io::Result<()> {
 
 async fn connection(stream: TcpStream, pages: Pages) {
     let service = service_fn(move |request| {
-        let response = pages.respond(&request);
-        async move { Ok::<_, Infallible>(response) }
+        let pages = pages.clone();
+        async move { Ok::<_, Infallible>(pages.respond(&request).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -147,12 +158,13 @@ async fn connection(stream: TcpStream, pages: Pages) {
 
 impl Pages {
     /// The path alone decides; a query is ignored, and so is a body.
-    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let page = match request.uri().path() {
             "/metrics" => Page::Metrics,
             "/livez" => Page::Live,
             "/readyz" | "/healthz" => Page::Ready,
-            _ => return response(StatusCode::NOT_FOUND, TEXT, "not found\n"),
+            "/acl/learned" => Page::Learned,
+            _ => return not_found(),
         };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
@@ -164,6 +176,12 @@ impl Pages {
         match page {
             Page::Metrics => response(StatusCode::OK, METRICS, self.metrics.render()),
             Page::Live => response(StatusCode::OK, JSON, r#"{"status":"ok"}"#),
+            Page::Learned => match &self.learned {
+                Some(learned) => {
+                    (learned.text().await).map_or_else(not_found, |text| response(StatusCode::OK, TEXT, text))
+                }
+                None => not_found(),
+            },
             Page::Ready => {
                 let health = self.readiness.health();
                 let status = if health.ready {
@@ -181,6 +199,11 @@ enum Page {
     Metrics,
     Live,
     Ready,
+    Learned,
+}
+
+fn not_found() -> Response<Full<Bytes>> {
+    response(StatusCode::NOT_FOUND, TEXT, "not found\n")
 }
 
 fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

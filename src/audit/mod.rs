@@ -62,6 +62,7 @@ pub struct At<'a> {
 enum Kind {
     AuthFailed,
     CommandDenied,
+    CommandObserved,
     AdminCommand,
     ConnectionRefused,
     PlaintextRefused,
@@ -148,6 +149,23 @@ impl Audit {
             let cmd = cmd.unwrap_or("_other");
             tracing::warn!(
                 target: TARGET, event = Kind::CommandDenied.name(), listener = %at.listener, peer = %at.peer, user,
+                cmd, reason,
+            );
+        }
+    }
+
+    /// A command was forwarded though the user's rules refuse it (`mode = "observe"`).
+    pub fn command_observed(
+        &self,
+        at: At<'_>,
+        user: &str,
+        cmd: &'static str,
+        reason: &'static str,
+        now: Instant,
+    ) {
+        if self.offer(Key::at(Kind::CommandObserved, at, reason), now) {
+            tracing::warn!(
+                target: TARGET, event = Kind::CommandObserved.name(), listener = %at.listener, peer = %at.peer, user,
                 cmd, reason,
             );
         }
@@ -383,6 +401,7 @@ impl Kind {
         match self {
             Self::AuthFailed => "auth_failed",
             Self::CommandDenied => "command_denied",
+            Self::CommandObserved => "command_observed",
             Self::AdminCommand => "admin_command",
             Self::ConnectionRefused => "connection_refused",
             Self::PlaintextRefused => "plaintext_refused",
@@ -402,7 +421,11 @@ impl Kind {
     const fn is_from_inside(self) -> bool {
         matches!(
             self,
-            Self::CommandDenied | Self::AdminCommand | Self::SessionClosed | Self::LockoutLifted
+            Self::CommandDenied
+                | Self::CommandObserved
+                | Self::AdminCommand
+                | Self::SessionClosed
+                | Self::LockoutLifted
         )
     }
 }

@@ -152,6 +152,7 @@ fn every_kind_has_its_fields() {
         };
         audit.command_denied(at, "app", Some("flushall"), "command", now);
         audit.command_denied(at, "app", None, "command", now);
+        audit.command_observed(at, "app", "flushall", "command", now);
         audit.connection_refused(at, "source_limit", now);
         audit.plaintext_refused(at, now);
         let network = Network::Host(peer().source());
@@ -173,6 +174,7 @@ fn every_kind_has_its_fields() {
         [
             "command_denied",
             "command_denied",
+            "command_observed",
             "connection_refused",
             "plaintext_refused",
             "source_locked_out",
@@ -190,17 +192,21 @@ fn every_kind_has_its_fields() {
     assert_eq!(lines[0]["cmd"], "flushall");
     assert_eq!(lines[0]["peer"], "unix:uid=1000");
     assert_eq!(lines[1]["cmd"], "_other");
-    assert_eq!(lines[4]["source"], "10.2.0.17");
-    assert_eq!(lines[4]["seconds"], 20);
-    assert_eq!(lines[5]["level"], "INFO");
-    assert_eq!(lines[6]["change"], "changed");
-    assert_eq!(lines[10]["error"], "KW0203");
-    assert_eq!(lines[11]["cmd"], "config|set");
-    assert_eq!(lines[11]["user"], "root");
-    assert_eq!(lines[11]["level"], "INFO");
-    assert_eq!(lines[12]["source"], "10.2.0.0/24");
-    assert_eq!(lines[12]["by_uid"], 0);
-    assert_eq!(lines[13]["user"], "app");
+    assert_eq!(
+        (&lines[2]["cmd"], &lines[2]["reason"]),
+        (&"flushall".into(), &"command".into())
+    );
+    assert_eq!(lines[5]["source"], "10.2.0.17");
+    assert_eq!(lines[5]["seconds"], 20);
+    assert_eq!(lines[6]["level"], "INFO");
+    assert_eq!(lines[7]["change"], "changed");
+    assert_eq!(lines[11]["error"], "KW0203");
+    assert_eq!(lines[12]["cmd"], "config|set");
+    assert_eq!(lines[12]["user"], "root");
+    assert_eq!(lines[12]["level"], "INFO");
+    assert_eq!(lines[13]["source"], "10.2.0.0/24");
+    assert_eq!(lines[13]["by_uid"], 0);
+    assert_eq!(lines[14]["user"], "app");
 }
 
 #[test]

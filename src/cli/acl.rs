@@ -1,12 +1,15 @@
 //! `keyward acl`: what a user may do, offline, and what Keyward's own user should be allowed.
 
+use anyhow::Context as _;
 use bytes::BytesMut;
 
 use crate::acl::{self, Resolved, Target, User};
+use crate::config;
 use crate::resp::{Args, encode};
 use crate::server::{self, ListenerUsers};
 
-use super::{Asking, Exit, Narrowing, print, report, talk};
+use super::healthcheck::{ask, body};
+use super::{Asking, Exit, Learning, Narrowing, print, report, talk};
 
 /// Says whether a request would be forwarded, or which rule refuses which of its arguments.
 pub(super) fn test(asking: &Asking) -> anyhow::Result<Exit> {
@@ -79,7 +82,14 @@ fn verdict(user: &User, request: &[String]) -> String {
         " (the user is off and cannot log in at all)"
     };
     match user.explain(command, args) {
-        Some(reasons) => format!("refused: {}{off}", reasons.join("; ")),
+        Some(reasons) => {
+            let observed = if user.observes(command) {
+                " (mode is observe: it would be forwarded all the same, counted and audited)"
+            } else {
+                ""
+            };
+            format!("refused: {}{observed}{off}", reasons.join("; "))
+        }
         None if !command.accepts(args.announced()) => {
             format!(
                 "refused: '{}' takes another number of arguments{off}",
@@ -136,6 +146,11 @@ pub(super) fn upstream(narrowing: &Narrowing) -> anyhow::Result<Exit> {
             talk(&format!("upstream \"{}\":", upstream.name));
         }
         print(&format!("ACL SETUSER {name} {}", rules.join(" ")));
+        if users.iter().any(|user| user.observe) {
+            talk(
+                "note: the line covers the rules; what mode = \"observe\" forwards beyond them, Redis would refuse",
+            );
+        }
         if users.iter().any(|user| user.databases.is_some()) {
             talk("note: Redis cannot limit databases; scripts of users with `databases` reach all of them");
         }
@@ -143,5 +158,60 @@ pub(super) fn upstream(narrowing: &Narrowing) -> anyhow::Result<Exit> {
     talk("note: passwords are left as they are; a new user needs one (ACL SETUSER name >password)");
     Ok(Exit::Done)
 }
+
+/// Prints the rules that a running Keyward has learned; what is to be said about them goes to standard error.
+pub(super) fn learn(learning: &Learning) -> anyhow::Result<Exit> {
+    let Some(address) = config::admin_section(&learning.config.sources()).address else {
+        talk("error: the admin listener is off (admin.address), and rules are asked for there");
+        return Ok(Exit::Failed);
+    };
+    let answer = ask(address, "/acl/learned", MOST_LEARNED)
+        .with_context(|| format!("no answer from {address}; is keyward running?"))?;
+    if answer.starts_with("HTTP/1.1 404") {
+        talk("error: nothing is learned; set learn = true in a [[listener]] or [[user]] and reload");
+        return Ok(Exit::Failed);
+    }
+    if !answer.starts_with("HTTP/1.1 200") {
+        talk(&format!(
+            "error: {}",
+            answer.lines().next().unwrap_or("no answer")
+        ));
+        return Ok(Exit::Failed);
+    }
+    let wanted = |line: &str| {
+        let name = |user: &String| {
+            line.strip_prefix("user ")
+                .and_then(|rest| rest.strip_prefix(user.as_str()))
+                .is_some_and(|rest| rest.starts_with(' '))
+                || line
+                    .strip_prefix("# ")
+                    .and_then(|rest| rest.strip_prefix(user.as_str()))
+                    .is_some_and(|rest| rest.starts_with(": "))
+                || line.starts_with("# incomplete: ")
+        };
+        learning.user.as_ref().is_none_or(name)
+    };
+    let mut rules = 0;
+    for line in body(&answer).lines().filter(|line| wanted(line)) {
+        match line.strip_prefix("# ") {
+            Some(note) => talk(&format!("note: {note}")),
+            None => {
+                rules += 1;
+                print(line);
+            }
+        }
+    }
+    if rules == 0 {
+        talk("error: nothing has been seen yet; only users with learn = true are watched");
+        return Ok(Exit::Failed);
+    }
+    talk(
+        "note: what was not seen since the start is missing; passwords are left out: add #HASH (keyward hash-password)",
+    );
+    Ok(Exit::Done)
+}
+
+/// Bytes of an answer: far more than the bounded rules of many users.
+const MOST_LEARNED: u64 = 64 * 1024 * 1024;
 
 const ALLOWED: &str = "allowed";

@@ -16,7 +16,7 @@ pub(super) fn healthcheck(config: &Config) -> anyhow::Result<Exit> {
         talk("unhealthy: the admin listener is off (admin.address)");
         return Ok(Exit::Failed);
     };
-    match ask(address) {
+    match ask(address, "/readyz", MAX_ANSWER) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200") => {
             talk(&format!("healthy: {}", body(&answer)));
             Ok(Exit::Done)
@@ -32,17 +32,19 @@ pub(super) fn healthcheck(config: &Config) -> anyhow::Result<Exit> {
     }
 }
 
-fn ask(address: SocketAddr) -> anyhow::Result<String> {
+/// Asks the admin listener for a page; the answer as it came, head and all.
+pub(super) fn ask(address: SocketAddr, path: &str, most: u64) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect_timeout(&reachable(address), TIMEOUT).context("cannot connect")?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: keyward\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: keyward\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
+    stream.take(most).read_to_string(&mut answer)?;
     Ok(answer)
 }
 
-fn body(answer: &str) -> &str {
+pub(super) fn body(answer: &str) -> &str {
     answer
         .split_once("\r\n\r\n")
         .map_or(answer, |(_, body)| body)

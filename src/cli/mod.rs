@@ -103,6 +103,17 @@ enum Rules {
     Test(Asking),
     /// Print the ACL SETUSER line that gives Keyward's own Redis user what its users may do, and no more
     Upstream(Narrowing),
+    /// Print the least rules that permit what users with `learn = true` were seen to do since Keyward started
+    Learn(Learning),
+}
+
+#[derive(Debug, Args)]
+struct Learning {
+    #[command(flatten)]
+    config: Config,
+    /// Only this user
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -213,6 +224,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(checking) => check::check(&checking),
         Command::Acl(Rules::Test(asking)) => acl::test(&asking),
         Command::Acl(Rules::Upstream(narrowing)) => acl::upstream(&narrowing),
+        Command::Acl(Rules::Learn(learning)) => acl::learn(&learning),
         Command::Dev { once } => dev::dev(once),
         Command::Healthcheck(config) => healthcheck::healthcheck(&config),
         Command::Lockouts(listing) => lockouts::lockouts(&listing),

@@ -80,6 +80,8 @@ pub const NOT_VERIFIED: &str = "KW0407";
 pub const ADMIN_OPEN: &str = "KW0408";
 /// The lockout of failed logins is off.
 pub const LOCKOUT_OFF: &str = "KW0409";
+/// Rules that are only observed.
+pub const OBSERVE: &str = "KW0412";
 
 /// A word of ACL rules that cannot be applied.
 pub const ACL_RULE: &str = "KW0501";

@@ -15,7 +15,7 @@ use super::identity::look_up;
 use super::load::{Checked, MOST_CONNECTIONS, seconds, to_u64, to_usize};
 use super::raw::{Given, RawConfig, Table};
 use super::upstream::certificate_pair;
-use super::user::{acl, default_acl, duplicates, name, name_or, parse_networks};
+use super::user::{acl, default_acl, duplicates, name, name_or, parse_networks, rule_mode};
 use super::{
     Admin, ClientCertificates, ListenAddress, Listener, ListenerTls, LoginMode, Server, TlsVersion, Upstream,
     UpstreamAddress,
@@ -77,6 +77,8 @@ fn check(context: &mut Context<'_>, table: &Table, shared: &Shared<'_>) -> Check
             )
             .help("rules belong to users: move it to [[user]] or into users_file");
     }
+    let mode = rule_mode(context, table);
+    let learn = context.boolean(table, "learn", false).value;
     let no_login_allowed = context.boolean(table, "unsafe_no_login", false).value;
     let plaintext_allowed = context.boolean(table, "unsafe_plaintext", false).value;
     if let Some(address) = &address {
@@ -128,6 +130,8 @@ fn check(context: &mut Context<'_>, table: &Table, shared: &Shared<'_>) -> Check
         users_file: users_file.unwrap_or_default(),
         users: users.value,
         acl: acl.unwrap_or_else(default_acl),
+        mode,
+        learn,
         max_connections: to_usize(max_connections.map_or(server_max, |given| given.value)),
         max_connections_per_ip: per_ip.map(|given| to_usize(given.value)),
         idle_timeout,

@@ -306,6 +306,10 @@ pub struct Listener {
     pub users: Vec<usize>,
     /// Rules of the nameless client of a listener without login; default `safe`.
     pub acl: AclText,
+    /// What comes of a request that the rules refuse, for users who say nothing else; default enforce.
+    pub mode: RuleMode,
+    /// Remember what users do as rules, for users who say nothing else; default off.
+    pub learn: bool,
     /// Connections of this listener; default: the server's.
     pub max_connections: usize,
     /// Connections from one source address; default: no limit of its own.
@@ -380,6 +384,15 @@ pub enum LoginMode {
     None,
 }
 
+/// `mode = "enforce" | "observe"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleMode {
+    /// It is refused (default).
+    Enforce,
+    /// It is forwarded, counted and audited.
+    Observe,
+}
+
 /// A `[[user]]` table.
 #[derive(Debug, Clone)]
 pub struct UserEntry {
@@ -391,6 +404,10 @@ pub struct UserEntry {
     pub password_hashes: Vec<[u8; 32]>,
     /// Rules in Redis's ACL language, or a preset; default `safe`.
     pub acl: AclText,
+    /// What comes of a request that the rules refuse; default: as the listener says.
+    pub mode: Option<RuleMode>,
+    /// Remember what it does as rules; default: as the listener says.
+    pub learn: Option<bool>,
     /// Databases that it may use; `None`: every one.
     pub databases: Option<Vec<u32>>,
     /// Networks that it may log in from; none: from everywhere.

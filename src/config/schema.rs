@@ -157,6 +157,8 @@ const LISTENER: &[Key] = &[
     text("users_file"),
     list("users"),
     text("acl"),
+    text("mode"),
+    boolean("learn"),
     integer("max_connections"),
     integer("max_connections_per_ip"),
     text("idle_timeout"),
@@ -182,6 +184,8 @@ const USER: &[Key] = &[
     secret("password_env", Kind::Text),
     secret("password_hashes", Kind::List),
     text("acl"),
+    text("mode"),
+    boolean("learn"),
     Key {
         name: "databases",
         kind: Kind::Integers,

@@ -14,7 +14,7 @@ use super::files::{self, Content};
 use super::identity;
 use super::load::{Checked, MOST_CONNECTIONS, to_usize};
 use super::raw::{Given, Table};
-use super::{AclText, CredentialSource, Listener, Upstream, UserEntry};
+use super::{AclText, CredentialSource, Listener, RuleMode, Upstream, UserEntry};
 
 /// Checks every table.
 pub(super) fn check_all(context: &mut Context<'_>, tables: &[Table]) -> Vec<Checked<UserEntry>> {
@@ -28,6 +28,10 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<UserEntry> {
     let credential = usable(context, table, credential, "clients", PASSWORD_KEYS);
     let password_hashes = hashes(context, table);
     let acl = acl(context, table);
+    let mode = table.has("mode").then(|| rule_mode(context, table));
+    let learn = table
+        .has("learn")
+        .then(|| context.boolean(table, "learn", false).value);
     let databases = databases(context, table);
     let sources = sources(context, table);
     let max_connections = context.integer(table, "max_connections", (1, MOST_CONNECTIONS));
@@ -82,6 +86,8 @@ fn check(context: &mut Context<'_>, table: &Table) -> Checked<UserEntry> {
         credential: credential.unwrap_or_default(),
         password_hashes: password_hashes.unwrap_or_default(),
         acl: acl.unwrap_or_else(default_acl),
+        mode,
+        learn,
         databases: databases.unwrap_or_default(),
         sources: sources.unwrap_or_default(),
         max_connections: max_connections.map(|given| to_usize(given.value)),
@@ -101,6 +107,23 @@ pub(super) fn name_or(name: Option<Given<String>>, table: &Table) -> String {
     let text = table.text("name").unwrap_or_default();
     let near: String = text.chars().filter(char::is_ascii_graphic).collect();
     if near.is_empty() { "?".to_owned() } else { near }
+}
+
+/// `mode`: whether rules are kept or only watched.
+pub(super) fn rule_mode(context: &mut Context<'_>, table: &Table) -> RuleMode {
+    let words = [("enforce", RuleMode::Enforce), ("observe", RuleMode::Observe)];
+    let mode = context.choice(table, "mode", &words, ("enforce", RuleMode::Enforce));
+    if mode.value == RuleMode::Observe {
+        let title = table.title.clone();
+        context
+            .warning(
+                code::OBSERVE,
+                &mode.place,
+                format!("the rules of {title} refuse nothing: they are only observed"),
+            )
+            .help("look at keyward_commands_observed_total, then set mode = \"enforce\"");
+    }
+    mode.value
 }
 
 /// The preset `safe`.

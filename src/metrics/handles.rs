@@ -178,9 +178,9 @@ impl ListenerMetrics {
         for reason in labels.auth_failures {
             families.auth_failures.with_label_values(&[name, "", reason]);
         }
-        families
-            .commands_denied
-            .with_label_values(&[name, "", OTHER, COMMAND]);
+        for family in [&families.commands_denied, &families.commands_observed] {
+            family.with_label_values(&[name, "", OTHER, COMMAND]);
+        }
         listener
     }
 
@@ -194,9 +194,9 @@ impl ListenerMetrics {
                     .with_label_values(&[name, user, reason]);
             }
             let denied = |cmd: &str| {
-                self.families
-                    .commands_denied
-                    .with_label_values(&[name, user, cmd, COMMAND]);
+                for family in [&self.families.commands_denied, &self.families.commands_observed] {
+                    family.with_label_values(&[name, user, cmd, COMMAND]);
+                }
             };
             denied(OTHER);
             if users.len() <= MOST_ALARMING_USERS {
@@ -258,10 +258,18 @@ impl ListenerMetrics {
 
     /// Counts a refused command. `cmd` is a name of the command table, or `None` for one that is not in it.
     pub fn denied(&self, user: &str, cmd: Option<&'static str>, reason: &'static str) {
+        self.judged(&self.families.commands_denied, user, cmd, reason);
+    }
+
+    /// Counts a command that was forwarded though the rules refuse it.
+    pub fn observed(&self, user: &str, cmd: &'static str, reason: &'static str) {
+        self.judged(&self.families.commands_observed, user, Some(cmd), reason);
+    }
+
+    fn judged(&self, family: &IntCounterVec, user: &str, cmd: Option<&'static str>, reason: &'static str) {
         let users = self.users.load();
         let user = if users.contains(user) { user } else { "" };
-        self.families
-            .commands_denied
+        family
             .with_label_values(&[&self.name, user, cmd.unwrap_or(OTHER), reason])
             .inc();
     }

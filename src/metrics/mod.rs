@@ -7,9 +7,9 @@
 //!
 //! **No first failure is missed.** A counter that appears only when it is first counted starts at 1, and
 //! `increase()` sees nothing. So every series that can exist is created at zero when its listener, upstream or user
-//! is. The two exceptions are `keyward_commands_total` and `keyward_commands_denied_total`, whose `cmd` would
-//! multiply them by several hundred: of the first only `cmd="_other"` is there from the beginning, of the second
-//! also the commands that an alert is likely to be about (`ALARMING`).
+//! is. The exceptions are `keyward_commands_total`, `keyward_commands_denied_total` and `keyward_commands_observed_total`,
+//! whose `cmd` would multiply them by several hundred: of the first only `cmd="_other"` is there from the beginning, of the
+//! others also the commands that an alert is likely to be about (`ALARMING`).
 //!
 //! **Cost.** Code that counts holds a handle ([`ListenerMetrics`], [`UpstreamMetrics`]) whose counters are ready:
 //! one relaxed atomic add each, no label look-up. Only rare events look labels up.
@@ -111,6 +111,7 @@ struct Families {
     auth_delays: IntCounterVec,
     auth_lockouts_lifted: IntCounterVec,
     commands_denied: IntCounterVec,
+    commands_observed: IntCounterVec,
     user_credential_changed: GaugeVec,
     connections_open: IntGaugeVec,
     connections_unauthenticated: IntGaugeVec,
@@ -439,6 +440,11 @@ impl Families {
             commands_denied: make.counters(
                 "keyward_commands_denied_total",
                 "Commands refused by policy. reason is command, key, channel, database or argument, as in ACL LOG.",
+                &["listener", "user", "cmd", "reason"],
+            )?,
+            commands_observed: make.counters(
+                "keyward_commands_observed_total",
+                "Commands that policy would refuse and mode = \"observe\" forwards; labels as of keyward_commands_denied_total.",
                 &["listener", "user", "cmd", "reason"],
             )?,
             user_credential_changed: make.float_gauges(

@@ -61,6 +61,7 @@ fn every_documented_family_is_there_under_its_name_and_type() {
         ("keyward_auth_lockouts_total", "counter"),
         ("keyward_auth_locked_sources", "gauge"),
         ("keyward_commands_denied_total", "counter"),
+        ("keyward_commands_observed_total", "counter"),
         ("keyward_user_credential_changed_timestamp_seconds", "gauge"),
         ("keyward_upstream_credential_changed_timestamp_seconds", "gauge"),
         ("keyward_connections_open", "gauge"),
@@ -160,6 +161,8 @@ fn all_refusals_are_at_zero_before_anything_has_happened() {
         r#"keyward_commands_total{cmd="_other",listener="gateway"}"#,
         r#"keyward_commands_denied_total{cmd="_other",listener="gateway",reason="command",user="app"}"#,
         r#"keyward_commands_denied_total{cmd="flushall",listener="gateway",reason="command",user="default"}"#,
+        r#"keyward_commands_observed_total{cmd="_other",listener="gateway",reason="command",user="app"}"#,
+        r#"keyward_commands_observed_total{cmd="flushall",listener="gateway",reason="command",user="app"}"#,
         r#"keyward_commands_denied_total{cmd="config|set",listener="sidecar",reason="command",user="app"}"#,
         r#"keyward_tls_handshake_failures_total{listener="gateway",reason="plaintext"}"#,
         r#"keyward_tls_handshakes_in_progress{listener="gateway"}"#,
@@ -364,6 +367,7 @@ fn no_label_ever_holds_what_a_peer_sent() {
         let name = format!("intruder{n}\n");
         listener.auth_failed(Some(&name), "unknown_user");
         listener.denied(&name, None, "command");
+        listener.observed(&name, "_other", "command");
         metrics.user_credential_changed(&name, 1.0);
         metrics.upstream("main").error_reply(name.as_bytes());
     }
@@ -442,7 +446,8 @@ fn many_users_do_not_multiply_the_alarming_commands() {
     let names: Vec<String> = (0..1_000).map(|n| format!("user{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     metrics.add_users("gateway", &names);
-    let each = Labels::default().user_auth_failures.len() + 1;
+    // One more for commands refused, and for commands observed.
+    let each = Labels::default().user_auth_failures.len() + 2;
     assert_eq!(lines(&metrics) - before, 1_000 * each);
 }
 

@@ -161,6 +161,40 @@ impl Listener {
             .session_closed(self.at(peer), user, Instant::now());
     }
 
+    /// Counts and audits a command that was forwarded though the user's rules refuse it.
+    pub(super) fn observed(&self, user: &str, command: &'static str, reason: DenyReason, peer: &Peer) {
+        self.metrics.observed(user, command, reason.label());
+        self.shared
+            .audit
+            .command_observed(self.at(peer), user, command, reason.label(), Instant::now());
+    }
+
+    /// Says whose rules are only observed, if anybody's.
+    pub(super) fn warn_of_observing(&self) {
+        let settings = self.settings.load();
+        let names = settings.users.names();
+        let users = names.into_iter().filter_map(|name| settings.users.get(name));
+        let observed: Vec<&str> = users
+            .filter(|user| user.observe)
+            .map(|user| &*user.name)
+            .collect();
+        if !observed.is_empty() {
+            tracing::warn!(
+                event = "acl_not_enforced",
+                listener = &*self.name,
+                users = observed.join(","),
+                "mode is observe: what the rules of these users refuse is forwarded"
+            );
+        }
+    }
+
+    /// Whether some user's requests are remembered.
+    pub(super) fn learns(&self) -> bool {
+        let settings = self.settings.load();
+        let mut names = settings.users.names().into_iter();
+        names.any(|name| settings.users.get(name).is_some_and(|user| user.learn))
+    }
+
     fn at(&self, peer: &Peer) -> audit::At<'_> {
         let peer = match peer {
             Peer::Tcp(address) => audit::Peer::Tcp(*address),

@@ -16,6 +16,7 @@ mod counters;
 mod expiry;
 mod handshakes;
 mod lanes;
+mod learning;
 mod listener;
 mod packing;
 mod prepare;
@@ -45,6 +46,7 @@ use crate::upstream::{AuthRefusal, DialReason, Probe, Upstream};
 
 use expiry::Expiries;
 use lanes::Served;
+use learning::Learning;
 use listener::{Listener, Settings, Shared};
 use prepare::Built;
 use privilege::{Inspection, Plan, Said};
@@ -87,6 +89,7 @@ pub struct Bound {
     upstreams: Vec<Arc<Upstream>>,
     shared: Arc<Shared>,
     readiness: Arc<Readiness>,
+    learning: Arc<Learning>,
     admin: Option<Admin>,
     control: Option<net::Listener>,
     files: watch::Files,
@@ -186,11 +189,13 @@ impl Bound {
             )));
         }
         let readiness = Readiness::new(config.upstreams.iter().map(|upstream| upstream.name.clone()));
+        let learning = Arc::new(Learning::new(listeners.clone()));
         let admin = match config.admin.address {
             Some(address) => {
                 let pages = Pages {
                     metrics,
                     readiness: Arc::clone(&readiness),
+                    learned: Some(Arc::clone(&learning) as Arc<_>),
                 };
                 let start =
                     std::net::TcpListener::bind(address).and_then(|socket| Admin::start(socket, pages));
@@ -210,6 +215,7 @@ impl Bound {
             upstreams,
             shared,
             readiness,
+            learning,
             admin,
             control,
             files,
@@ -272,6 +278,7 @@ impl Bound {
             workers.push(worker::Handle::start(index, watch.clone(), reloaded.clone())?);
         }
         let workers = Arc::new(Workers::new(workers, packs(&self.config)));
+        self.learning.ask(workers.colleagues());
         self.announce();
         let mut acceptors = tokio::task::JoinSet::new();
         for (socket, listener) in std::mem::take(&mut self.sockets).into_iter().zip(&self.listeners) {
@@ -339,6 +346,9 @@ impl Bound {
                 login = settings.config.login == crate::config::LoginMode::Password,
                 upstream = settings.upstream.name(),
             );
+        }
+        for listener in &self.listeners {
+            listener.warn_of_observing();
         }
         if let Some(address) = self.admin_address() {
             tracing::info!(event = "admin_listening", address = %address);

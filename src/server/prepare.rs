@@ -12,8 +12,8 @@ use crate::acl::User;
 use crate::acl::rule::{self, RuleError};
 use crate::auth::{Factors, Users};
 use crate::config::{
-    self, AclText, Config, CredentialSource, Diagnostic, Loaded, Location, LoginMode, NamedFile, Sources,
-    code,
+    self, AclText, Config, CredentialSource, Diagnostic, Loaded, Location, LoginMode, NamedFile, RuleMode,
+    Sources, code,
 };
 use crate::tls::{CertificateInfo, ClientTrust, ServerTls, TlsError};
 use crate::upstream::{Counters, Login, NoCounters, SetupError, Upstream};
@@ -150,7 +150,10 @@ pub(super) fn build(
             clients,
             certificates,
             crl_next_update,
-            users: Arc::new(Users::with_factors(users, factors(config, listener))),
+            users: Arc::new(Users::with_factors(
+                watched(config, listener, users),
+                factors(config, listener),
+            )),
             own_logins: own_logins(config, listener)
                 .map(|(_, entry)| entry.name.clone())
                 .collect(),
@@ -352,6 +355,22 @@ fn users(
         } else {
             users.push(user.clone());
         }
+    }
+    users
+}
+
+/// Users with the listener's word on observing and learning, or their own.
+fn watched(config: &Config, listener: &config::Listener, mut users: Vec<User>) -> Vec<User> {
+    let entries = listener.users.iter().filter_map(|index| config.users.get(*index));
+    let entries: HashMap<&str, &config::UserEntry> = match listener.login {
+        LoginMode::Password => entries.map(|entry| (entry.name.as_str(), entry)).collect(),
+        LoginMode::None => HashMap::new(),
+    };
+    for user in &mut users {
+        let entry = entries.get(user.name.as_str());
+        let mode = entry.and_then(|entry| entry.mode).unwrap_or(listener.mode);
+        user.observe = mode == RuleMode::Observe;
+        user.learn = entry.and_then(|entry| entry.learn).unwrap_or(listener.learn);
     }
     users
 }

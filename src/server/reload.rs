@@ -174,6 +174,7 @@ impl Serving {
             bound.shared.throttle.retain_users(listener.index, &|name| {
                 users.get(name).is_some_and(|user| user.enabled)
             });
+            listener.warn_of_observing();
         }
         bound.shared.limits.reconfigure(&config);
         bound.shared.throttle.reconfigure(&config.login);

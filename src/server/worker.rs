@@ -11,9 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
+use crate::acl::Learned;
 use crate::drain::{DrainWatch, Level};
 use crate::metrics::{self, Tally};
 use crate::session::Stamp;
@@ -44,6 +45,17 @@ enum Message {
     Continue(Box<Moved>),
     /// Hand sessions at rest over, in place of every former order of this kind.
     HandOver(Vec<HandOver>),
+    /// Say what has been learned of users.
+    Learned(oneshot::Sender<Lessons>),
+}
+
+/// What a worker has seen of users with `learn = true`. Their names come from the configuration; after a reload one that is there
+/// no more is still known.
+#[derive(Default, Clone)]
+pub(super) struct Lessons {
+    pub(super) users: HashMap<String, Learned>,
+    /// There were more users than are remembered.
+    pub(super) incomplete: bool,
 }
 
 /// So many sessions are to go on with another worker.
@@ -76,6 +88,8 @@ pub(super) struct Worker {
     wants_to_hand_over: Cell<bool>,
     /// What it has counted, by listener number.
     tallies: RefCell<Vec<(usize, Rc<Tally>)>>,
+    /// What users were seen to do.
+    lessons: RefCell<Lessons>,
     /// Whose TLS handshake is gone on with.
     pub(super) handshakes: Rc<Gate>,
 }
@@ -197,6 +211,17 @@ impl Colleague {
     }
 }
 
+impl Colleague {
+    /// Asks the worker what it has learned. One that is gone will not say.
+    pub(super) fn ask_lessons(&self) -> oneshot::Receiver<Lessons> {
+        let (to, lessons) = oneshot::channel();
+        if let Some(messages) = self.messages.upgrade() {
+            let _ = messages.send(Message::Learned(to));
+        }
+        lessons
+    }
+}
+
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -219,6 +244,7 @@ async fn work(
         leaving: RefCell::default(),
         tallies: RefCell::default(),
         wants_to_hand_over: Cell::new(false),
+        lessons: RefCell::default(),
         handshakes: Rc::default(),
     });
     worker.lanes.serve(&upstreams.borrow_and_update());
@@ -242,6 +268,8 @@ async fn work(
                     worker.wants_to_hand_over.set(!orders.is_empty());
                     *worker.leaving.borrow_mut() = orders;
                 }
+                // Whoever asked may have grown tired of waiting.
+                Some(Message::Learned(to)) => drop(to.send(worker.lessons.borrow().clone())),
                 None => break,
             },
             () = next_level(&mut drain, level) => {
@@ -290,6 +318,18 @@ impl Worker {
         for control in self.controls.borrow().values() {
             order(control);
             control.wake();
+        }
+    }
+
+    /// Remembers something of a user's requests.
+    pub(super) fn learn(&self, user: &str, what: impl FnOnce(&mut Learned)) {
+        let mut lessons = self.lessons.borrow_mut();
+        let Lessons { users, incomplete } = &mut *lessons;
+        let full = users.len() >= MOST_LEARNERS;
+        match users.get_mut(user) {
+            Some(learned) => what(learned),
+            None if full => *incomplete = true,
+            None => what(users.entry(user.to_owned()).or_default()),
         }
     }
 
@@ -413,6 +453,9 @@ const WINDOW: usize = 80 * 1024;
 
 /// Room of a fresh buffer: a batch of small requests or replies.
 const FRESH_BUFFER: usize = 4 * 1024;
+
+/// Users that a worker learns about, each at most some hundred kilobytes.
+const MOST_LEARNERS: usize = 1_000;
 
 /// Spare buffers that a worker keeps, and the largest it keeps: at most 8 MiB a worker.
 const MAX_SPARE_BUFFERS: usize = 64;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::packing::{Move, Packing, Work};
-use super::worker::Handle;
+use super::worker::{Colleague, Handle};
 
 /// Shared by the acceptors.
 pub(super) struct Workers {
@@ -43,6 +43,11 @@ impl Workers {
     /// Workers that take new connections.
     pub(super) fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// How to reach each of them.
+    pub(super) fn colleagues(&self) -> Vec<Colleague> {
+        self.handles.iter().map(Handle::colleague).collect()
     }
 
     /// Lets all workers finish and waits for their threads.

@@ -49,28 +49,48 @@ impl Session {
                 }
                 action
             }
-            Err(denied) => self.deny(denied, out, note),
+            Err(denied) => self.deny_or_observe(denied, command, request, out, note),
         }
     }
 
-    /// The ACL refuses a request of which nothing has been forwarded.
-    pub(super) fn deny(
+    /// The ACL refuses a request of which nothing has been forwarded. Where it only observes, the request goes the way of any
+    /// other of its command.
+    pub(super) fn deny_or_observe<'a>(
         &mut self,
         denied: Denied,
+        command: &'static Command,
+        request: Request<'a>,
         out: &mut BytesMut,
         note: &mut Option<Note>,
-    ) -> Action<'static> {
+    ) -> Action<'a> {
+        if !self.observes(command) {
+            return self.deny(denied, out, note);
+        }
+        let action = self.permitted(command, request, out);
+        // One that waits is asked about again, and told then.
+        if action.is_final() {
+            *note = Some(Note::Observed(denied));
+        }
+        action
+    }
+
+    fn observes(&self, command: &Command) -> bool {
+        let identity = self.identity.as_ref();
+        identity.is_some_and(|identity| identity.user.observes(command))
+    }
+
+    fn deny(&mut self, denied: Denied, out: &mut BytesMut, note: &mut Option<Note>) -> Action<'static> {
         let user = self.identity.as_ref().map_or("", |identity| &identity.user.name);
         let reply = denied.reply(user);
         *note = Some(Note::Denied(denied));
         self.refuse(&reply, out)
     }
 
-    /// Further bytes of a request whose head was forwarded; ask before they are.
+    /// Further bytes of a request whose head was forwarded; ask before they are. `note` receives a refusal that is only observed.
     ///
     /// # Errors
     /// The request is refused: close its lane without these bytes, tell [`Session::late_denied`], and drop the rest of it.
-    pub fn body(&mut self, bytes: &[u8], last: bool) -> Result<(), Denied> {
+    pub fn body(&mut self, bytes: &[u8], last: bool, note: &mut Option<Note>) -> Result<(), Denied> {
         let Some(check) = &mut self.late else {
             return Ok(());
         };
@@ -84,7 +104,18 @@ impl Session {
         if last || verdict.is_err() {
             self.late = None;
         }
-        verdict
+        // A check is only made of commands that can be permitted, so every one of them can be observed.
+        let observe = self
+            .identity
+            .as_ref()
+            .is_some_and(|identity| identity.user.observe);
+        match verdict {
+            Err(denied) if observe => {
+                *note = Some(Note::Observed(denied));
+                Ok(())
+            }
+            verdict => verdict,
+        }
     }
 
     /// A request was refused whose first bytes had been forwarded, and its lane is closed. Nothing but its own reply was

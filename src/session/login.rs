@@ -125,7 +125,7 @@ impl Session {
         hello: Option<&Hello<'_>>,
         out: &mut BytesMut,
     ) -> Action<'static> {
-        if !identity.user.may_use_database(self.state.db()) {
+        if !identity.user.observe && !identity.user.may_use_database(self.state.db()) {
             // The connection works on another user's database, and a login does not change that.
             self.dismiss(refusal::DATABASE, Closing::Rejected, out);
             return Action::Answered;

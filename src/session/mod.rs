@@ -90,6 +90,13 @@ pub enum Action<'a> {
     Close(Closing),
 }
 
+impl Action<'_> {
+    /// Whether the request will not be asked about again.
+    fn is_final(&self) -> bool {
+        !matches!(self, Self::Wait | Self::Hold)
+    }
+}
+
 /// Why a session ends of its own accord.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closing {
@@ -155,6 +162,8 @@ pub struct Session {
     holding: bool,
     /// Judges the request that is passing.
     late: Option<Box<LateCheck>>,
+    /// The command of the last request, if it is to be remembered; see [`Session::take_learned`].
+    learned: Option<&'static Command>,
     /// Where everything outstanding travels.
     route: Route,
     /// The listener that the client is connected to.
@@ -180,6 +189,7 @@ impl Session {
             closing: None,
             holding: false,
             late: None,
+            learned: None,
             route: Route::Own,
             listener: Arc::default(),
             logins_differ: false,
@@ -222,8 +232,8 @@ impl Session {
         {
             self.state.stale = true;
         }
-        let may_stay =
-            self.state.may_listen(&identity.user) && identity.user.may_use_database(self.state.db());
+        let may_stay = identity.user.observe
+            || self.state.may_listen(&identity.user) && identity.user.may_use_database(self.state.db());
         self.identity = Some(identity);
         may_stay
     }
@@ -345,18 +355,32 @@ impl Session {
         self.holding = false;
         match decision {
             Ok(_permit) => self.permitted(command, request, out),
-            Err(denied) if right_arity => self.deny(denied, out, note),
+            Err(denied) if right_arity => self.deny_or_observe(denied, command, request, out, note),
             Err(_) => self.refuse(&refusal::arity(command.name), out),
         }
     }
 
-    /// A command that the ACL allows: what it does to the session.
+    /// A command that the ACL allows, or would only observe.
     fn permitted<'a>(
         &mut self,
         command: &'static Command,
         request: Request<'a>,
         out: &mut BytesMut,
     ) -> Action<'a> {
+        let action = self.act(command, request, out);
+        if self.identity.as_ref().is_some_and(|identity| identity.user.learn) && action.is_final() {
+            self.learned = Some(command);
+        }
+        action
+    }
+
+    /// The command of the request just asked about, if its user's requests are to be remembered and it was not refused.
+    pub fn take_learned(&mut self) -> Option<&'static Command> {
+        self.learned.take()
+    }
+
+    /// What a command that may run does to the session.
+    fn act<'a>(&mut self, command: &'static Command, request: Request<'a>, out: &mut BytesMut) -> Action<'a> {
         if self.state.monitor {
             // Its replies could not be told from the monitor's lines.
             return self.refuse(refusal::MONITORING, out);
@@ -722,6 +746,7 @@ fn same_rules(one: &Identity, other: &Identity) -> bool {
     let rules = |identity: &Identity| {
         let mut user = acl::User::clone(&identity.user);
         user.passwords.clear();
+        user.learn = false;
         user
     };
     rules(one) == rules(other)

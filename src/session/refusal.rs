@@ -8,6 +8,8 @@ use crate::resp::Args;
 pub enum Note {
     /// The ACL refused it.
     Denied(Denied),
+    /// The ACL would have refused it, but only observes.
+    Observed(Denied),
     /// Not in the command table: refused as unknown.
     Unknown,
     /// The first command of a client that has not logged in.

@@ -653,3 +653,4 @@ fn auth_waits_for_what_is_outstanding_where_users_differ_in_their_login() {
 }
 
 mod late;
+mod observe;

@@ -14,7 +14,7 @@
 //!
 //! Every connection but the health check's own holds a [`Place`]: there are never more than `max_connections` of them,
 //! and who finds none free waits in order ([`Upstream::connection`]). How fast they are opened, after a restart of Redis
-//! above all, is the matter of [`pace`].
+//! above all, is the matter of `pace`.
 
 mod credential;
 mod dedicated;

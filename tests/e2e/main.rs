@@ -28,6 +28,7 @@ mod identity;
 mod limits;
 mod login;
 mod logs;
+mod observe;
 mod pool;
 mod redis_users;
 mod reload;

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    AclText, Admin, Connections, ListenAddress, Listener, Log, LogFormat, Login, LoginMode, Server, UserEntry,
+    AclText, Admin, Connections, ListenAddress, Listener, Log, LogFormat, Login, LoginMode, RuleMode, Server,
+    UserEntry,
 };
 
 fn listener(name: &str, max_connections: usize, max_connections_per_ip: Option<usize>) -> Listener {
@@ -23,6 +24,8 @@ fn listener(name: &str, max_connections: usize, max_connections_per_ip: Option<u
             text: "safe".into(),
             location: None,
         },
+        mode: RuleMode::Enforce,
+        learn: false,
         max_connections,
         max_connections_per_ip,
         idle_timeout: None,
@@ -45,6 +48,8 @@ fn user(name: &str, max_connections: usize) -> UserEntry {
             text: "safe".into(),
             location: None,
         },
+        mode: None,
+        learn: None,
         databases: None,
         sources: Vec::new(),
         max_connections: Some(max_connections),

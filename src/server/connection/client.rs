@@ -305,6 +305,11 @@ impl Client {
         self.listener.credential_removed(user, &self.peer);
     }
 
+    /// Counts and audits a command that was forwarded though the user's rules refuse it.
+    pub(super) fn observed(&self, user: &str, command: &'static str, reason: DenyReason) {
+        self.listener.observed(user, command, reason, &self.peer);
+    }
+
     /// Counts a client that does not speak RESP.
     pub(super) fn protocol_error(&self, label: &'static str) {
         self.listener.metrics.protocol_error(Side::Client);

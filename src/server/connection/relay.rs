@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::acl::{Class, Denied, DenyReason};
+use crate::acl::{Class, Denied, DenyReason, LateLearning, Learned};
 use crate::auth::AuthFailure;
 use crate::metrics::{CloseReason, GaugeGuard, Side, UpstreamClosed};
 use crate::net::Stream;
@@ -62,6 +62,8 @@ pub(super) struct Relay {
     holding: bool,
     /// Where the rest of a request goes whose head has been decided.
     body: Option<Fate>,
+    /// What is to be remembered of it.
+    learning: Option<Box<LateLearning>>,
     /// Replies and answers of ours that wait for the client.
     out: BytesMut,
     unflushed: bool,
@@ -193,6 +195,7 @@ impl Relay {
             stalled: false,
             holding: false,
             body: None,
+            learning: None,
             out: BytesMut::new(),
             unflushed: false,
             half_closed: false,
@@ -763,13 +766,25 @@ impl Relay {
                 Scan::Body { len, last } => {
                     let bytes = rest.get(..len).unwrap_or_default();
                     if self.body == Some(Fate::Deliver) {
-                        match self.session.body(bytes, last) {
-                            Ok(()) => self.open_lane().extend_from_slice(bytes),
+                        let mut note = None;
+                        match self.session.body(bytes, last, &mut note) {
+                            Ok(()) => {
+                                self.open_lane().extend_from_slice(bytes);
+                                if let Some(learning) = &mut self.learning {
+                                    learning.feed(bytes);
+                                }
+                            }
                             Err(denied) => self.late_denied(denied),
+                        }
+                        if let Some(note) = note {
+                            self.note(&note);
                         }
                     }
                     if last {
                         self.body = None;
+                        if let Some(learning) = self.learning.take() {
+                            self.learn(|learned| learned.merge(&learning.finish()));
+                        }
                     }
                     (len, Handled::Consumed(Fate::Drop))
                 }
@@ -798,6 +813,7 @@ impl Relay {
     /// A request is refused of which Redis has the first part: it drops that when the lane closes.
     fn late_denied(&mut self, denied: Denied) {
         self.lane = None;
+        self.learning = None;
         self.replies = ReplyScanner::new();
         self.reply_carry.clear();
         self.session.late_denied(&denied, &mut self.out);
@@ -823,6 +839,13 @@ impl Relay {
         let action = self.session.request(request, &mut self.out, &mut note);
         if let Some(note) = note {
             self.note(&note);
+        }
+        if let Some(command) = self.session.take_learned() {
+            if whole {
+                self.learn(|learned| learned.see(command, request.args));
+            } else if matches!(action, Action::Forward { .. }) {
+                self.learning = Some(Box::new(LateLearning::new(command, request.args)));
+            }
         }
         match action {
             Action::Forward {
@@ -972,12 +995,23 @@ impl Relay {
         }
     }
 
+    /// Remembers something of the user's requests.
+    fn learn(&self, what: impl FnOnce(&mut Learned)) {
+        if let Some(identity) = self.session.identity() {
+            self.client.worker.learn(&identity.user.name, what);
+        }
+    }
+
     fn note(&self, note: &Note) {
         let user = self.session.identity().map(|identity| &*identity.user.name);
         match note {
             Note::Denied(denied) => {
                 self.client
                     .denied(user.unwrap_or_default(), Some(denied.command), denied.reason);
+            }
+            Note::Observed(denied) => {
+                self.client
+                    .observed(user.unwrap_or_default(), denied.command, denied.reason);
             }
             Note::Unknown => {
                 // A stranger has no rules to break.

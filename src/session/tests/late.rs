@@ -27,8 +27,8 @@ fn a_request_whose_keys_come_late_is_held_then_judged_as_it_passes() {
     talk.redis("$-1\r\n").unwrap();
     assert_eq!(talk.heard(), "$-1\r\n");
     assert_eq!(ask(&mut talk), Last::Forwarded);
-    assert_eq!(talk.session.body(b"abc\r\n$5\r\now", false), Ok(()));
-    assert_eq!(talk.session.body(b"n:2\r\n$1\r\nx\r\n", true), Ok(()));
+    assert_eq!(talk.session.body(b"abc\r\n$5\r\now", false, &mut None), Ok(()));
+    assert_eq!(talk.session.body(b"n:2\r\n$1\r\nx\r\n", true, &mut None), Ok(()));
     talk.redis("+OK\r\n").unwrap();
     assert_eq!(talk.heard(), "+OK\r\n");
     // The next is a request like any other.
@@ -49,7 +49,10 @@ fn a_late_refusal_is_answered_in_step_and_the_session_goes_on_if_it_can() {
             let action = talk.session.request(head(5, first), &mut talk.client, &mut None);
             assert_eq!(talk.act(action, first), expected, "{before}");
         }
-        let denied = talk.session.body(b"abc\r\n$5\r\nother\r\n$1", false).unwrap_err();
+        let denied = talk
+            .session
+            .body(b"abc\r\n$5\r\nother\r\n$1", false, &mut None)
+            .unwrap_err();
         assert_eq!((denied.command, denied.argument), ("mset", 3));
         talk.session.late_denied(&denied, &mut talk.client);
         assert_eq!(
@@ -94,7 +97,8 @@ fn a_head_that_is_refused_is_refused_at_once() {
     let action = talk.session.request(head(5, first), &mut talk.client, &mut note);
     assert_eq!(talk.act(action, first), Last::Forwarded);
     assert_eq!(
-        talk.session.body(b"abc\r\n$5\r\nother\r\n$1\r\nx\r\n", true),
+        talk.session
+            .body(b"abc\r\n$5\r\nother\r\n$1\r\nx\r\n", true, &mut None),
         Ok(())
     );
 }
