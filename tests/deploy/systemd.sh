@@ -29,10 +29,7 @@ fi
 # What the unit runs before each start and reload, with every line of the default file in force.
 printf '[[upstream]]\nname = "main"\nurl = "unix:///run/redis.sock"\n[[listener]]\nname = "local"\naddress = "unix:%s"\nlogin = "none"\n' \
   "$dir/keyward.sock" >"$dir/keyward.toml"
-(
-  set -a
-  . /dev/stdin <<<"$(sed -n 's/^#\(KEYWARD_.*\)/\1/p' keyward.default)"
-  KEYWARD_CONFIG=$dir/keyward.toml
-  "$keyward" check >"$dir/check" 2>&1 && [ "$(grep -c '^error\|there is no environment variable' "$dir/check")" = 0 ]
-) || { cat "$dir/check"; exit 1; }
+mapfile -t variables < <(sed -n 's/^#\(KEYWARD_.*\)/\1/p' keyward.default)
+env -i "${variables[@]}" "KEYWARD_CONFIG=$dir/keyward.toml" "$keyward" check >"$dir/check" 2>&1 &&
+  [ "${#variables[@]}" -ge 3 ] && ! grep -q 'no environment variable' "$dir/check" || { cat "$dir/check"; exit 1; }
 echo "the unit, its user, its directories and its default file are good"
