@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # For bash scripts: installs Debian packages that are missing. Source it, call `need COMMAND PACKAGE` for each, then `install_missing`.
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 

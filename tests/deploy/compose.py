@@ -58,8 +58,8 @@ def started(compose, keyward, dir, children):
         return children[-1]
 
     services = compose["services"]
-    start("redis.log", *map(local, services["redis"]["command"]))
-    wait_for("Redis", (dir / "redis.sock").exists)
+    redis = start("redis.log", *map(local, services["redis"]["command"]))
+    wait_for("Redis", lambda: redis.running() and (dir / "redis.sock").exists())
     refused = subprocess.run(["redis-cli", "-s", dir / "redis.sock", "PING"], capture_output=True, text=True, check=False)
     assert "NOAUTH" in refused.stdout, refused.stdout
 

@@ -80,6 +80,10 @@ def main(keyward):
     faults += [f"{alert} has no unit test" for alert in names.alerts() if f"name: {alert} fires" not in tests]
 
     index = (names.DEPLOY / "README.md").read_text()
+    front = (ROOT / "README.md").read_text()
+    faults += broken_links(ROOT / "README.md", front)
+    if f"{len(names.alerts())} alerts" not in front:
+        faults.append("the README of the project counts the alerts wrongly")
     for entry in names.DEPLOY.iterdir():
         if entry.name != "README.md" and f"]({entry.name}" not in index:
             faults.append(f"README.md does not name {entry.name}")

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -56,11 +57,15 @@ class Child:
         self.log = log
         self.process = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT, **options)
 
+    def running(self):
+        """True, or the end of the test with what the process said."""
+        if self.process.poll() is not None:
+            raise SystemExit(f"{self.process.args[0]} ended:\n{self.log.read_text()}")
+        return True
+
     def said(self, pattern):
         found = re.search(pattern, self.log.read_text())
-        if not found and self.process.poll() is not None:
-            raise SystemExit(f"{self.process.args[0]} ended:\n{self.log.read_text()}")
-        return found and found.group(1)
+        return found.group(1) if found else not self.running()
 
     def stop(self):
         self.process.terminate()
@@ -132,8 +137,8 @@ class Stack:
         (dir / "redis.conf").write_text(
             f"port 0\nunixsocket {dir}/redis.sock\nsave \"\"\ndir {dir}\nrequirepass {self.redis_password}\n"
         )
-        self.start("redis-server", dir / "redis.conf")
-        wait_for("Redis", (dir / "redis.sock").exists)
+        redis = self.start("redis-server", dir / "redis.conf")
+        wait_for("Redis", lambda: redis.running() and (dir / "redis.sock").exists())
         (dir / "keyward.toml").write_text(f"""
 [admin]
 address = "127.0.0.1:0"

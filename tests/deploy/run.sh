@@ -19,7 +19,7 @@ need openssl openssl
 need systemd-analyze systemd
 need systemd-sysusers systemd
 need python3 python3
-[ -n "$(/sbin/ldconfig -p | grep -F libseccomp.so.2)" ] || missing+=(libseccomp2)
+/sbin/ldconfig -p | grep -F libseccomp.so.2 >/dev/null || missing+=(libseccomp2)
 /usr/bin/python3 -c 'import ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 install_missing
 
@@ -89,6 +89,7 @@ types() {
     --module nodenext --moduleResolution nodenext --target es2022 ./*.ts)
 }
 check "Grafana, Prometheus Operator, cert-manager: types" types
+check "Grafana: the dashboard" "$python" tests/deploy/dashboard.py
 check "documentation" "$python" tests/deploy/documentation.py "$keyward"
 check "a real Prometheus and a real Keyward" "$python" tests/deploy/live.py "$keyward"
 echo "$passed checks of deploy/ passed"

@@ -30,6 +30,9 @@ fi
 printf '[[upstream]]\nname = "main"\nurl = "unix:///run/redis.sock"\n[[listener]]\nname = "local"\naddress = "unix:%s"\nlogin = "none"\n' \
   "$dir/keyward.sock" >"$dir/keyward.toml"
 mapfile -t variables < <(sed -n 's/^#\(KEYWARD_.*\)/\1/p' keyward.default)
-env -i "${variables[@]}" "KEYWARD_CONFIG=$dir/keyward.toml" "$keyward" check >"$dir/check" 2>&1 &&
-  [ "${#variables[@]}" -ge 3 ] && ! grep -q 'no environment variable' "$dir/check" || { cat "$dir/check"; exit 1; }
+if ! env -i "${variables[@]}" "KEYWARD_CONFIG=$dir/keyward.toml" "$keyward" check >"$dir/check" 2>&1 ||
+  [ "${#variables[@]}" -lt 3 ] || grep -q 'no environment variable' "$dir/check"; then
+  cat "$dir/check"
+  exit 1
+fi
 echo "the unit, its user, its directories and its default file are good"
