@@ -165,9 +165,16 @@ name          = "app"
 password_file = "app.password"
 acl           = "safe"
 """)
-        # Under the system calls that the systemd unit leaves it.
+        # Under the system calls that the systemd unit leaves it, and with this test as its service manager.
+        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        manager.bind(str(dir / "notify.sock"))
+        manager.settimeout(PATIENCE)
+        environment = {**clean_environment(), "NOTIFY_SOCKET": str(dir / "notify.sock"), "WATCHDOG_USEC": "2000000"}
         filtered = [sys.executable, Path(__file__).with_name("filtered.py"), names.DEPLOY / "systemd/keyward.service"]
-        server = self.start(*filtered, keyward, "run", "--config", dir / "keyward.toml", log="keyward.log", env=clean_environment())
+        server = self.start(*filtered, keyward, "run", "--config", dir / "keyward.toml", log="keyward.log", env=environment)
+        for wanted in (b"READY=1", b"WATCHDOG=1"):
+            while wanted not in manager.recv(4096):
+                pass
         listening = r'"event":"%s".*?"address":"([^"]+)"'
         self.port = int(wait_for("the listener", lambda: server.said(listening % "listening")).rsplit(":", 1)[1])
         self.admin = wait_for("the admin listener", lambda: server.said(listening % "admin_listening"))
