@@ -51,7 +51,7 @@ def started(compose, keyward, dir, children):
 
     def local(text):
         text = re.sub(r"/run/secrets/(\w+)", lambda found: secrets[found.group(1)], text)
-        return text.replace("/run/redis", str(dir)).replace("dir /data", f"dir {dir}").replace("$$", "$")
+        return text.replace("/run/redis", str(dir)).replace("--dir /data", f"--dir {dir}")
 
     def start(log, *command, **environment):
         children.append(Child(dir / log, *command, env={**clean_environment(), **environment}))
@@ -70,7 +70,7 @@ def started(compose, keyward, dir, children):
     server = start("keyward.log", keyward, "run", **variables)
     address = r'"event":"%s".*?"address":"([^"]+)"'
     port = wait_for("the listener", lambda: server.said(address % "listening")).rsplit(":", 1)[1]
-    variables["KEYWARD_ADMIN"] = wait_for("the admin listener", lambda: server.said(address % "admin_listening"))
+    admin = variables["KEYWARD_ADMIN"] = wait_for("the admin listener", lambda: server.said(address % "admin_listening"))
     health = [keyward, "healthcheck"]
     wait_for("health", lambda: subprocess.run(health, env={**clean_environment(), **variables}, capture_output=True).returncode == 0)
 
@@ -80,8 +80,19 @@ def started(compose, keyward, dir, children):
     app = start("app.log", sys.executable, str(dir / "docker/app/app.py"), **variables)
     port = wait_for("the application", lambda: app.said(r"listening on port (\d+)"))
     for visitor in (1, 2):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
-            assert answer.read().decode() == f"visitor {visitor}\n"
+        assert page(f"http://127.0.0.1:{port}/") == f"visitor {visitor}\n"
+
+    # Redis refuses by itself what is refused at Keyward, to scripts too.
+    def left_to_scripts():
+        found = re.findall(r"^keyward_upstream_overprivileged\{.*\} (\d)$", page(f"http://{admin}/metrics"), re.M)
+        return found and set(found)
+
+    assert wait_for("what Redis allows", left_to_scripts) == {"0"}
+
+
+def page(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
 
 
 def main(keyward):
