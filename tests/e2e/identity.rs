@@ -538,3 +538,64 @@ fn two_users_of_one_certificate_are_refused_at_start_with_both_names() {
         }
     }
 }
+
+/// A session that changes threads keeps its own login at Redis.
+#[test]
+fn a_session_that_changes_workers_is_the_same_user_of_redis() {
+    if !super::support::keyward::sharing() {
+        return;
+    }
+    let redis = Redis::start();
+    let secret = "redis-side-secret-0fYq7ZbT3mKx9LwPvRj2";
+    let made = redis.client().call_args(&[
+        "ACL",
+        "SETUSER",
+        "tenant",
+        "on",
+        &format!(">{secret}"),
+        "~*",
+        "&*",
+        "+@all",
+    ]);
+    assert_eq!(made, "+OK");
+    let setup = Setup::new(&redis)
+        .server("workers = 3")
+        .server("worker_busy_percent = 1");
+    let file = setup.write("tenant.redis", &format!("{secret}\n"));
+    let keyward = setup
+        .user(
+            "tenant",
+            super::support::APP_PASSWORD_2,
+            &format!(
+                "acl = \"safe\"\nupstream_username = \"tenant\"\nupstream_password_file = \"{}\"",
+                file.display()
+            ),
+        )
+        .start();
+    let clients: Vec<_> = (0..12)
+        .map(|number| {
+            let mut client = keyward.connect();
+            assert_eq!(
+                client.call_args(&["AUTH", "tenant", super::support::APP_PASSWORD_2]),
+                "+OK"
+            );
+            std::thread::spawn(move || {
+                for count in 1..=2_000_u32 {
+                    assert_eq!(client.call(&format!("INCR n-{number}")), format!(":{count}"));
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+    assert!(keyward.metric("keyward_sessions_moved_total", &[]) > 0.0);
+    let list = redis.client().call("CLIENT LIST");
+    let busy = |user: &str| {
+        list.lines()
+            .filter(|line| line.contains(&format!("user={user} ")) && line.contains("cmd=incr"))
+            .count()
+    };
+    assert!(busy("tenant") > 0, "{list}");
+    assert_eq!(busy("default"), 0, "{list}");
+}
