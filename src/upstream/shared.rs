@@ -44,7 +44,7 @@ const MAX_BACKLOG: usize = 64 * 1024 * 1024;
 /// While a session has so many bytes unread, its lane is not read, as far as the [`STALL_BUDGET`] goes.
 const STALL_MARK: usize = 512 * 1024;
 
-/// So long in all may one session in front hold up those behind it because it reads slowly.
+/// So long may one session in front hold up those behind it because it reads slowly, for each run of its requests.
 const STALL_BUDGET: Duration = Duration::from_millis(250);
 
 /// Bytes of requests that may wait for the lane; above it its sessions are not read.
