@@ -7,7 +7,8 @@
 #   benches/compare.sh full             the tables to quote: 5 rounds, longer windows (an hour to an hour and a half; let the machine do nothing else)
 #   benches/compare.sh full load        one part of it; the parts are:
 #     load        CPU per request and throughput under redis-benchmark: 50, 500 and 2,000 clients, pipelines of 1 and 16
-#     sizes       the same with values of 64 KiB and 1 MiB
+#     runs        the same for whole runs of redis-benchmark, from its start to its end, with handshakes and logins
+#     sizes       as load, with values of 64 KiB and 1 MiB
 #     syscalls    system calls per request, 50 clients
 #     memory      memory of an idle TLS connection and the connections to Redis, with 1,000 and 5,000 clients
 #     handshake   CPU of a TLS handshake (P-256, TLS 1.3, no resumption), AUTH, PING and close
@@ -30,6 +31,7 @@
 #   KEYWARD_BENCH_SHAPES="50x1 500x1"  clients x pipeline
 #   KEYWARD_BENCH_SUBJECTS="keyward-shared-2 haproxy redis-tls"   keyward-{shared,dedicated}-WORKERS, {haproxy,nginx,hitch}[-WORKERS]
 #                                      (2 workers if not said), stunnel, redis-tls, redis-plain
+#   KEYWARD_BENCH_REQUESTS=100000      requests of one whole run (50000 / 100000 / 100000)
 #   KEYWARD_BENCH_SIZES="65536 1048576"          bytes of the values of "sizes"
 #   KEYWARD_BENCH_CONNECTIONS="1000 5000"        idle connections of "memory"
 #   KEYWARD_BENCH_HANDSHAKES=500       handshakes of one round

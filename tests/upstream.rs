@@ -11,6 +11,7 @@
 #[path = "e2e/support/mod.rs"]
 mod support;
 
+use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -1218,4 +1219,89 @@ async fn a_session_keeps_its_place_on_a_lane_that_ended_until_it_has_taken_every
     let reply = seat.take_replies(|replies| replies.bytes.to_vec());
     assert_eq!(reply.as_deref(), Some(&b"$1\r\na\r\n"[..]));
     assert!(seat.is_settled() && seat.takes_requests());
+}
+
+/// Remembers how many requests left with each write.
+#[derive(Clone, Default)]
+struct Batches(Rc<RefCell<Vec<u64>>>);
+
+impl LaneReport for Batches {
+    fn flushed(&self, requests: u64, _: usize) {
+        self.0.borrow_mut().push(requests);
+    }
+    fn received(&self, _: usize, _: u64) {}
+    fn error_reply(&self, _: &[u8]) {}
+    fn surprised(&self, _: &'static str) {}
+    fn lost(&self, _: LostWhen) {}
+    fn slow_reader(&self) {}
+}
+
+#[tokio::test]
+async fn requests_that_come_while_others_are_in_flight_to_a_near_redis_leave_in_one_batch() {
+    let (answer, told) = std::sync::mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let fake = Fake::start(move |command| {
+        Action::healthy(command).unwrap_or_else(|| {
+            if command[1] == "first" {
+                told.lock().unwrap().recv().unwrap();
+            }
+            Action::say("$1\r\na\r\n")
+        })
+    });
+    let state = LaneState { db: 0, resp3: false };
+    let upstream = Plan::fake(&fake).build();
+    let dialing = Arc::clone(&upstream);
+    let dial = Box::pin(async move { dialing.dial().await.map(Box::new) });
+    let batches = Batches::default();
+    let target = Target::of(&upstream, None);
+    let (lane, driver) = SharedLane::open(&target, state, dial, Rc::new(Worker), batches.clone());
+    let mut driver = Box::pin(driver);
+    let (one, other) = (Seat::new(&lane), Seat::new(&lane));
+    one.send(b"*2\r\n$3\r\nGET\r\n$5\r\nfirst\r\n", 1);
+    tokio::select! {
+        () = &mut driver => panic!("the lane has ended"),
+        () = until(|| batches.0.borrow().len() == 1) => {}
+    }
+    for (seat, turns) in [(&one, 3), (&other, 5), (&one, 2)] {
+        seat.send(b"*2\r\n$3\r\nGET\r\n$1\r\nx\r\n", 1);
+        for _ in 0..turns {
+            tokio::select! {
+                biased;
+                () = &mut driver => panic!("the lane has ended"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    }
+    assert_eq!(*batches.0.borrow(), [1], "they have not waited");
+    answer.send(()).unwrap();
+    tokio::select! {
+        () = &mut driver => panic!("the lane has ended"),
+        () = until(|| one.outstanding() == 0 && other.outstanding() == 0) => {}
+    }
+    assert_eq!(*batches.0.borrow(), [1, 3]);
+    // As much as makes a batch by itself waits for nothing.
+    one.send(b"*2\r\n$3\r\nGET\r\n$5\r\nfirst\r\n", 1);
+    let value = "x".repeat(40_000);
+    let big = format!("*2\r\n$3\r\nGET\r\n${}\r\n{value}\r\n", value.len());
+    tokio::select! {
+        () = &mut driver => panic!("the lane has ended"),
+        () = until(|| batches.0.borrow().len() == 3) => {}
+    }
+    other.send(big.as_bytes(), 1);
+    tokio::select! {
+        () = &mut driver => panic!("the lane has ended"),
+        () = until(|| batches.0.borrow().len() == 4) => {}
+    }
+    answer.send(()).unwrap();
+    tokio::select! {
+        () = &mut driver => panic!("the lane has ended"),
+        () = until(|| one.outstanding() == 0 && other.outstanding() == 0) => {}
+    }
+}
+
+/// Ready when it holds; asks whenever everybody else has had a turn.
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::task::yield_now().await;
+    }
 }

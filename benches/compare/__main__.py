@@ -14,16 +14,16 @@ import single
 from subjects import CONNECTIONS, NAMES, STARTERS, Failed, Lab
 
 PARTS = {
-    "load": load.run_load, "sizes": load.run_sizes, "syscalls": load.run_syscalls, "memory": single.run_memory,
+    "load": load.run_load, "runs": load.run_runs, "sizes": load.run_sizes, "syscalls": load.run_syscalls, "memory": single.run_memory,
     "handshake": single.run_handshake, "stream": single.run_stream,
 }
 QUICK = dict(
     ROUNDS="1", SECONDS="0.5", SHAPES="50x1 500x1 50x16", SUBJECTS="keyward-shared-2 keyward-dedicated-2 haproxy nginx stunnel hitch redis-tls",
-    SIZES="65536 1048576", CONNECTIONS="200 1000", HANDSHAKES="100", STREAM_MB="64", LIMIT="600",
+    SIZES="65536 1048576", CONNECTIONS="200 1000", HANDSHAKES="100", REQUESTS="50000", STREAM_MB="64", LIMIT="600",
 )
 USUAL = dict(
     ROUNDS="1", SECONDS="1", SHAPES="50x1 500x1 2000x1 50x16 500x16", SUBJECTS=" ".join(NAMES), SIZES="65536 1048576", CONNECTIONS="1000 5000",
-    HANDSHAKES="300", STREAM_MB="512", LIMIT="3600",
+    HANDSHAKES="300", REQUESTS="100000", STREAM_MB="512", LIMIT="3600",
 )
 FULL = USUAL | dict(ROUNDS="5", SECONDS="2", HANDSHAKES="500", LIMIT="14400")
 
@@ -45,6 +45,7 @@ class Setup:
             self.shapes = [tuple(map(int, shape.split("x"))) for shape in words("SHAPES")]
             self.sizes = list(map(int, words("SIZES")))
             self.connections = list(map(int, words("CONNECTIONS")))
+            self.requests = one("REQUESTS", int)
             self.handshakes, self.stream_mb, self.limit = one("HANDSHAKES", int), one("STREAM_MB", int), one("LIMIT", int)
         except ValueError as error:
             sys.exit(f"a setting KEYWARD_BENCH_... is not what benches/compare.sh says: {error}")

@@ -9,6 +9,7 @@ import time
 # What every client has sent when it is past its handshake and some requests, in TCP segments with data: two are of the handshake, one
 # is AUTH, and each request or pipeline of requests is one more.
 WARM_SEGMENTS = 6
+RUN_SECONDS = 300  # for a run of a given number of requests
 WARM_SECONDS = 60
 CHUNK = 1 << 20
 
@@ -92,13 +93,13 @@ class Client:
 
 
 class Load:
-    """A redis-benchmark that sends one command until it is stopped."""
+    """A redis-benchmark that sends one command until it is stopped, or has sent so many."""
 
-    def __init__(self, lab, subject, command, count, pipeline, size, keys):
+    def __init__(self, lab, subject, command, count, pipeline, size, keys, requests=2_000_000_000):
         self.lab, self.subject, self.count = lab, subject, count
         line = [
             "redis-benchmark", "-h", "127.0.0.1", "-p", str(subject.port), "-a", lab.password, "-q", "-d", str(size), "-r", str(keys),
-            "-n", "2000000000", "-c", str(count), "-P", str(pipeline), "-t", command,
+            "-n", str(requests), "-c", str(count), "-P", str(pipeline), "-t", command,
         ]
         if subject.encrypted:
             line += ["--tls", "--cacert", lab.path("ca.pem")]
@@ -122,6 +123,11 @@ class Load:
             if time.monotonic() > end:
                 raise Unexpected(f"only {warm} of {self.count} clients got anywhere in {WARM_SECONDS} s")
         time.sleep(0.2)
+
+    def wait_done(self):
+        """Waits until all requests have been answered and the connections are closed."""
+        if self.process.wait(RUN_SECONDS) != 0:
+            raise Unexpected(f"redis-benchmark failed: {self.lab.log_tail('load')}")
 
     def stop(self):
         self.lab.running.remove(self.process)

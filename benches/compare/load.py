@@ -119,8 +119,9 @@ def _cpu_table(setup, case, rows, failures):
             report.middle([_together(one) for one in values]), report.middle(cpu), report.spread(cpu),
             f"{median(one['rate'] for one in values):,.0f}", report.middle(rate), report.spread(rate), str(len(values)),
         )
-    others = [one["others"] for rounds in rows.values() for one in rounds.values()]
-    table.note(f"others took {median(others):.1%} of the machine (median), {max(others):.1%} at most")
+    others = [one["others"] for rounds in rows.values() for one in rounds.values() if "others" in one]
+    if others:
+        table.note(f"others took {median(others):.1%} of the machine (median), {max(others):.1%} at most")
     table.print()
 
 
@@ -153,6 +154,38 @@ def run_load(setup, lab):
         return visit(redis, subject, case)
 
     _rounds(setup, lab, cases, prepared)
+
+
+def run_runs(setup, lab):
+    """As one who starts redis-benchmark sees it: from its start to its end, with handshakes and logins."""
+    cases = [
+        Case(f"{c} clients, pipeline {p}, 64-byte values, whole runs of {setup.requests:,} requests", (c, p), *SMALL, _cpu_table) for c, p in setup.shapes
+    ]
+    filled = []
+
+    def one_run(redis, subject, case, command):
+        before = time.monotonic(), measure.cpu_seconds(subject.pids), measure.cpu_seconds(redis.pids)
+        load = clients.Load(lab, subject, command, *case.shape, case.size, case.keys, setup.requests)
+        try:
+            load.wait_done()
+            took = time.monotonic() - before[0]
+        finally:
+            load.stop()
+            measure.wait_quiet(subject.pids + redis.pids)
+        subject.check()
+        proxy, server = measure.cpu_seconds(subject.pids) - before[1], measure.cpu_seconds(redis.pids) - before[2]
+        return proxy / setup.requests * 1e6, server / setup.requests * 1e6, setup.requests / took
+
+    def visit(redis, subject, case):
+        if not filled:
+            redis.fill(*SMALL)
+            filled.append(True)
+        proxy, server, rate = [sum(values) / 2 for values in zip(*(one_run(redis, subject, case, command) for command in ("set", "get")))]
+        one = {"proxy_us": proxy if subject.pids else None, "redis_us": server, "rate": rate}
+        setup.record(case.title, subject.name, one)
+        return one
+
+    _rounds(setup, lab, cases, visit)
 
 
 def run_sizes(setup, lab):

@@ -8,6 +8,7 @@ mod listener;
 mod options;
 mod proxy;
 mod stream;
+mod tls;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +17,7 @@ pub use listener::{Accepted, BindError, Listener};
 pub use options::configure_tcp;
 pub use proxy::{ProxyError, ProxyInfo, read_proxy_header};
 pub use stream::{Parked, Socket, Stream};
+pub use tls::TlsStream;
 
 /// The other end of an accepted connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

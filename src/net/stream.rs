@@ -10,6 +10,8 @@ use rustls::{CommonState, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::TlsStream;
+
 /// A connected socket without TLS.
 #[derive(Debug)]
 pub enum Socket {
@@ -41,8 +43,10 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Plain unix socket.
     Unix(UnixStream),
-    /// TLS, either side, over either kind of socket.
-    Tls(Box<tokio_rustls::TlsStream<Socket>>),
+    /// TLS towards a client, over either kind of socket.
+    TlsServer(Box<TlsStream>),
+    /// TLS towards Redis.
+    TlsClient(Box<tokio_rustls::client::TlsStream<Socket>>),
     /// A plain socket between two threads: see [`Stream::park`].
     Parked(Parked),
 }
@@ -103,9 +107,13 @@ impl Stream {
 
     fn with_socket(self, work: impl FnOnce(&mut Socket) -> io::Result<()>) -> io::Result<Self> {
         let mut socket = match self {
-            Self::Tls(mut stream) => {
+            Self::TlsServer(mut stream) => {
+                work(stream.socket_mut())?;
+                return Ok(Self::TlsServer(stream));
+            }
+            Self::TlsClient(mut stream) => {
                 work(stream.get_mut().0)?;
-                return Ok(Self::Tls(stream));
+                return Ok(Self::TlsClient(stream));
             }
             Self::Tcp(stream) => Socket::Tcp(stream),
             Self::Unix(stream) => Socket::Unix(stream),
@@ -119,7 +127,11 @@ impl Stream {
     pub async fn close_gently(&mut self, patience: Duration) {
         let farewell = async {
             self.shutdown().await?;
-            drain(self).await
+            match self {
+                // TLS has said its last word: what comes now need not be understood.
+                Self::TlsServer(stream) => drain(stream.socket_mut()).await,
+                _ => drain(self).await,
+            }
         };
         // As above: nothing is left to be done about a failure.
         let _: Result<io::Result<()>, _> = tokio::time::timeout(patience, farewell).await;
@@ -131,7 +143,8 @@ impl Stream {
         let socket = match self {
             Self::Tcp(stream) => return has_closed(pin!(stream.ready(Interest::READABLE))),
             Self::Unix(stream) => return has_closed(pin!(stream.ready(Interest::READABLE))),
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::TlsServer(stream) => stream.socket(),
+            Self::TlsClient(stream) => stream.get_ref().0,
             Self::Parked(_) => return false,
         };
         match socket {
@@ -158,10 +171,8 @@ impl Stream {
     /// What was negotiated; `None` without TLS.
     pub fn tls_state(&self) -> Option<&CommonState> {
         match self {
-            Self::Tls(stream) => match stream.as_ref() {
-                tokio_rustls::TlsStream::Client(stream) => Some(stream.get_ref().1),
-                tokio_rustls::TlsStream::Server(stream) => Some(stream.get_ref().1),
-            },
+            Self::TlsServer(stream) => Some(stream.state()),
+            Self::TlsClient(stream) => Some(stream.get_ref().1),
             Self::Tcp(_) | Self::Unix(_) | Self::Parked(_) => None,
         }
     }
@@ -233,13 +244,13 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        each!(self, [Tcp, Unix, Tls], stream => stream.poll_read(cx, buffer))
+        each!(self, [Tcp, Unix, TlsServer, TlsClient], stream => stream.poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, [Tcp, Unix, Tls], stream => stream.poll_write(cx, bytes))
+        each!(self, [Tcp, Unix, TlsServer, TlsClient], stream => stream.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -247,7 +258,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, [Tcp, Unix, Tls], stream => stream.poll_write_vectored(cx, slices))
+        each!(self, [Tcp, Unix, TlsServer, TlsClient], stream => stream.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -255,11 +266,11 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, [Tcp, Unix, Tls], stream => stream.poll_flush(cx))
+        each!(self, [Tcp, Unix, TlsServer, TlsClient], stream => stream.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, [Tcp, Unix, Tls], stream => stream.poll_shutdown(cx))
+        each!(self, [Tcp, Unix, TlsServer, TlsClient], stream => stream.poll_shutdown(cx))
     }
 }
 

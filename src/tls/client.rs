@@ -103,7 +103,7 @@ impl ClientTls {
         };
         let connector = TlsConnector::from(Arc::clone(&self.config));
         match connector.connect(name, socket).await {
-            Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),
+            Ok(stream) => Ok(Stream::TlsClient(Box::new(stream))),
             Err(error) => Err(ConnectFailure::from_io(&error)),
         }
     }

@@ -17,13 +17,12 @@ use rustls::{
     RootCertStore, ServerConfig,
 };
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::certificate::{CertificateInfo, CertificateRole, describe};
 use super::{TlsError, pem, provider, show_time, versions};
 use crate::config::{CertificateFiles, ClientCertificates, ListenerTls, TlsVersion};
-use crate::net::{Socket, Stream};
+use crate::net::{Socket, Stream, TlsStream};
 
 /// A listener's TLS, loaded and checked.
 #[derive(Debug, Clone)]
@@ -538,11 +537,8 @@ pub async fn handshake(
     socket: Socket,
     deadline: Instant,
 ) -> Result<Stream, Rejected> {
-    let accept = TlsAcceptor::from(config)
-        .accept_with(socket, |tls| tls.set_buffer_limit(Some(MAX_UNSENT)))
-        .into_fallible();
-    match tokio::time::timeout_at(deadline, accept).await {
-        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
+    match tokio::time::timeout_at(deadline, TlsStream::accept(config, socket)).await {
+        Ok(Ok(stream)) => Ok(Stream::TlsServer(Box::new(stream))),
         Ok(Err((error, socket))) => Err(Rejected::new(
             HandshakeFailure::from_io(&error),
             error.to_string(),
@@ -551,9 +547,6 @@ pub async fn handshake(
         Err(_) => Err(Rejected::timed_out()),
     }
 }
-
-/// Bytes that TLS takes in one go before they have to be sent, a batch of replies as a rule: each go is a system call.
-const MAX_UNSENT: usize = 128 * 1024;
 
 /// Whether the peer has gone.
 pub(super) fn is_eof(error: &io::Error) -> bool {

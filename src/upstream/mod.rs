@@ -20,6 +20,7 @@ mod credential;
 mod dedicated;
 mod dial;
 mod error;
+mod flight;
 mod handshake;
 mod login;
 mod pace;

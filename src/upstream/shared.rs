@@ -30,6 +30,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::resp::{FrameKind, ReplyScan, ReplyScanner, encode};
 
+use super::flight::Flight;
 use super::{Dial, DialError, Dialed, Target};
 
 /// Requests above this size travel on a lane of their session's own, so that nobody waits behind them.
@@ -49,6 +50,9 @@ const STALL_BUDGET: Duration = Duration::from_millis(250);
 
 /// Bytes of requests that may wait for the lane; above it its sessions are not read.
 const HIGH_WATER: usize = 256 * 1024;
+
+/// Bytes of requests that do not wait for the replies to the batch before (see [`Flight`]).
+const FULL_BATCH: usize = 32 * 1024;
 
 /// Windows that are read in one go before the sessions get a turn.
 const READS_PER_TURN: usize = 4;
@@ -135,6 +139,8 @@ struct Queue {
     end: u64,
     /// Requests appended since the last write.
     batch: u64,
+    /// Requests appended since the lane's beginning, our own included.
+    total: u64,
     /// Who waits for room.
     waiting: Vec<Waker>,
 }
@@ -241,6 +247,7 @@ impl SharedLane {
             completed: 0,
             sent: 0,
             unflushed: false,
+            flight: Flight::default(),
             stall: Stall::default(),
             idle: Box::pin(tokio::time::sleep(IDLE_TIME)),
             busy: true,
@@ -277,6 +284,7 @@ impl SharedLane {
 
 impl Queue {
     fn push(&mut self, inbox: Option<&Rc<Inbox>>, count: u32, start: u64) {
+        self.total = self.total.saturating_add(u64::from(count));
         if let (Some(inbox), Some(last)) = (inbox, self.slots.back_mut())
             && last.inbox.as_ref().is_some_and(|last| Rc::ptr_eq(last, inbox))
         {
@@ -422,6 +430,7 @@ pub struct Driver<S, R> {
     /// Position behind the last byte written.
     sent: u64,
     unflushed: bool,
+    flight: Flight,
     stall: Stall,
     idle: Pin<Box<Sleep>>,
     /// Something was sent since the idle time was last looked at.
@@ -489,6 +498,10 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
             }
+            // What has waited for these replies leaves before the sessions deal with them.
+            if let Err(end) = self.write(cx) {
+                return Poll::Ready(end);
+            }
         }
         // The sessions get a turn before more is read for them.
         self.lane.task.wake();
@@ -500,6 +513,9 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             return Ok(());
         };
         let mut queue = self.lane.queue.borrow_mut();
+        if !self.unflushed && queue.out.len() < FULL_BATCH && self.flight.is_worth_waiting_for() {
+            return Ok(());
+        }
         let mut written = 0_usize;
         while !queue.out.is_empty() {
             match Pin::new(&mut dialed.stream).poll_write(cx, &queue.out) {
@@ -520,6 +536,9 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             self.sent = self.sent.saturating_add(written as u64);
             self.busy = true;
             self.report.flushed(std::mem::take(&mut queue.batch), written);
+            if queue.out.is_empty() {
+                self.flight.departs(queue.total, Instant::now);
+            }
             if queue.out.is_empty() && queue.out.capacity() > HIGH_WATER {
                 queue.out = BytesMut::new();
             }
@@ -569,6 +588,7 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
                     }
                 })
             };
+            self.flight.lands(Instant::now);
             self.report.received(count, self.completed);
             Poll::Ready(result)
         })
@@ -609,6 +629,7 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             used = used.saturating_add(len);
             if last {
                 self.reply_size = 0;
+                self.flight.answered();
                 self.completed = self.completed.saturating_add(u64::from(slot.inbox.is_some()));
                 slot.count = slot.count.saturating_sub(1);
                 if slot.count == 0 {

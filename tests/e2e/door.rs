@@ -123,6 +123,7 @@ fn lockouts_are_seen_and_lifted() {
     assert_eq!((code, out.as_str()), (0, "unlocked 2001:db8:7:1::/64 (main)\n"));
     assert_eq!(log_in(address, "2001:db8:7:1::5"), "+OK");
 
+    keyward.wait_event_where("lockout_lifted", |line| line["source"] == "2001:db8:7:1::/64");
     let lifted = keyward.events("lockout_lifted");
     assert_eq!(lifted.len(), 2);
     assert_eq!(lifted[0]["source"], "203.0.113.66");
