@@ -24,6 +24,17 @@ pub(super) struct Passwords {
     changed: SystemTime,
 }
 
+/// What was new in what another had read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Adopted {
+    /// Nothing.
+    Nothing,
+    /// The file was written again with the same passwords: whoever waits until we have read it must see that.
+    Date,
+    /// The passwords.
+    Passwords,
+}
+
 impl CredentialStore {
     /// Reads it for the first time.
     pub(super) fn load(
@@ -65,14 +76,19 @@ impl CredentialStore {
         Ok(true)
     }
 
-    /// Takes what another has read from the same source; `true` if there is something else in it.
-    pub(super) fn adopt(&self, other: &Self) -> bool {
-        let read = other.current();
-        if self.current.load().credential == read.credential {
-            return false;
+    /// Takes what another has read from the same source; says whether there is something else in it.
+    pub(super) fn adopt(&self, other: &Self) -> Adopted {
+        let (present, read) = (self.current(), other.current());
+        if present.credential == read.credential {
+            if present.changed == read.changed {
+                return Adopted::Nothing;
+            }
+            read.prefer(present.preferred.load(Ordering::Relaxed));
+            self.current.store(read);
+            return Adopted::Date;
         }
         self.current.store(read);
-        true
+        Adopted::Passwords
     }
 
     /// Whether both read from the same place.
@@ -122,6 +138,11 @@ impl Passwords {
         all()
             .filter(move |(number, _)| *number == preferred)
             .chain(all().filter(move |(number, _)| *number != preferred))
+    }
+
+    /// Whether there is a second one to try.
+    pub(super) fn are_two(&self) -> bool {
+        self.credential.other.is_some()
     }
 
     /// Redis took this one.
