@@ -1,10 +1,12 @@
 //! `keyward rotate`: new passwords without a lost request.
 
+mod acl_file;
 mod plan;
 mod running;
 mod secret_file;
 mod servers;
 mod upstream;
+mod user;
 
 use std::io::{IsTerminal, Read};
 use std::net::SocketAddr;
@@ -24,6 +26,8 @@ use running::Running;
 pub(super) enum Rotation {
     /// Change the password that Keyward logs in to Redis with; run again, it goes on where it was interrupted
     Upstream(upstream::UpstreamArgs),
+    /// Give a user a new password beside the old one and print its URL; --finish takes the old one away
+    User(user::UserArgs),
 }
 
 /// Which Keywards read the files.
@@ -44,6 +48,7 @@ struct Keywards {
 pub(super) fn rotate(rotation: &Rotation) -> anyhow::Result<Exit> {
     match rotation {
         Rotation::Upstream(args) => upstream::rotate(args),
+        Rotation::User(args) => user::rotate(args),
     }
 }
 
