@@ -185,7 +185,7 @@ mod tests {
     /// Odd blanks, a selector with blanks in it, CR LF and a plaintext password: as people write them.
     fn file() -> String {
         format!(
-            "user default off\r\n\n  user  app on  #{} >second ~app:*  (+get ~x:* &y)\t+@all -@dangerous \nuser bare on ~* +@all\nuser apple on >app ~* +@all",
+            "user default off\r\n\n  user app on  #{} >second ~app:*  (+get ~x:* &y)\t +@all -@dangerous \nuser bare on ~* +@all\nuser apple on >app ~* +@all",
             old()
         )
     }

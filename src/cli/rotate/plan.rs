@@ -10,7 +10,7 @@
 /// What is known at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// A new rotation may begin: it was asked for, and this run has not begun one yet.
+    /// A new rotation may begin: it was asked for, and this run has neither begun nor finished one yet.
     pub(super) may_begin: bool,
     /// The secret file.
     pub(super) file: Lines,
@@ -196,6 +196,7 @@ impl Facts {
             Step::Verify => self.verified = true,
             Step::TakeOver => self.taken_over = true,
             Step::Finish => {
+                self.may_begin = false;
                 self.file = Lines::One;
             }
             Step::Add(index)
@@ -320,7 +321,7 @@ mod tests {
                 |(facts, _)| facts.clone(),
             );
             // What only the process knew is gone with it.
-            (found.verified, found.taken_over, found.may_begin) = (false, false, cut == 0);
+            (found.verified, found.taken_over, found.may_begin) = (false, false, cut < all.len());
             for server in &mut found.servers {
                 server.saved = Saved::No;
             }

@@ -465,7 +465,10 @@ impl Rotation {
                 self.wait_for_keywards()?;
                 self.facts.taken_over = true;
             }
-            Step::Finish => self.file.replace(&self.content, &lines(&[&self.first]))?,
+            Step::Finish => {
+                self.file.replace(&self.content, &lines(&[&self.first]))?;
+                self.facts.may_begin = false;
+            }
             Step::Add(index) => {
                 let new = self.first.clone();
                 self.server(index)?.add(&user, &new).await?;
