@@ -25,7 +25,7 @@ pub enum Answer {
     /// A simple or a bulk string, or a number in digits.
     Text(Vec<u8>),
     /// An array.
-    List(Vec<Answer>),
+    List(Vec<Self>),
     /// Nothing.
     Null,
     /// An error.

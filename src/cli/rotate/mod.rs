@@ -1,7 +1,11 @@
 //! `keyward rotate`: new passwords without a lost request.
 
+mod account;
 mod acl_file;
+mod client_url;
 mod plan;
+mod role;
+mod rotation;
 mod running;
 mod secret_file;
 mod servers;

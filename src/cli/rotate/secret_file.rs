@@ -72,7 +72,7 @@ impl SecretFile {
         }
         outcome?;
         // The name, too, has to be on the disk before Redis is told.
-        let folder = self.real.parent().unwrap_or(Path::new("."));
+        let folder = self.real.parent().unwrap_or_else(|| Path::new("."));
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .with_context(|| format!("cannot write {} to the disk", folder.display()))
@@ -96,7 +96,7 @@ impl SecretFile {
     }
 
     fn trouble(&self) -> String {
-        let folder = self.real.parent().unwrap_or(Path::new("."));
+        let folder = self.real.parent().unwrap_or_else(|| Path::new("."));
         format!(
             "cannot replace {} (whoever runs this must be its owner, or root, and may write to {}; a secret that \
              Kubernetes or Vault mounts is changed there)",

@@ -11,6 +11,7 @@ use crate::secret::Secret;
 use crate::upstream::{Answer, DialError, NoCounters, Operator, Upstream};
 
 use super::plan::{Holds, Saved, Server};
+use super::role::Role;
 
 /// Who the rotation logs in as.
 pub(super) struct Login {
@@ -31,17 +32,6 @@ pub(super) struct RedisServer {
     pub(super) saved: Saved,
     /// Its answer to INFO replication.
     role: Role,
-}
-
-/// What a server is among others.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Role {
-    /// It follows another.
-    pub(super) replica: bool,
-    /// Its replicas' addresses, as it sees them.
-    pub(super) replicas: Vec<String>,
-    /// It is a node of a cluster.
-    pub(super) cluster: bool,
 }
 
 /// The passwords that are told apart.
@@ -76,7 +66,10 @@ pub(super) enum Trouble {
     )]
     NoUser { server: String, user: String },
     /// Something else.
-    #[error("{server}: {command} was answered with: {answer}")]
+    #[error(
+        "{server}: {command} was answered with: {answer}{}",
+        if answer.contains("unknown command") { NO_ACL } else { "" }
+    )]
     Refused {
         server: String,
         command: &'static str,
@@ -328,33 +321,6 @@ impl RedisServer {
     }
 }
 
-impl Role {
-    /// From INFO replication.
-    fn read(info: &str) -> Self {
-        let mut role = Self::default();
-        for line in info.lines() {
-            let Some((key, value)) = line.trim().split_once(':') else {
-                continue;
-            };
-            if key == "role" {
-                role.replica = value == "slave";
-            } else if key
-                .strip_prefix("slave")
-                .is_some_and(|n| n.parse::<u32>().is_ok())
-            {
-                let part = |name: &str| {
-                    value
-                        .split(',')
-                        .find_map(|part| part.strip_prefix(name))
-                        .unwrap_or("?")
-                };
-                role.replicas.push(format!("{}:{}", part("ip="), part("port=")));
-            }
-        }
-        role
-    }
-}
-
 /// `None` where asking is forbidden or unknown: then it is done without.
 fn permitted(answer: Result<Answer, Trouble>) -> Result<Option<Answer>, Trouble> {
     match answer {
@@ -385,19 +351,8 @@ fn digest(password: &Secret) -> String {
 pub(super) const DEFAULT: &str = "default";
 /// How Redis says that its users stand in its configuration file.
 const NO_ACL_FILE: &str = "not configured to use an ACL file";
+/// Where changing users is not a client's affair.
+const NO_ACL: &str = " (Redis before 6 has no ACL, and managed services keep it to themselves: rotate by hand there, the new \
+    password above the old one in the file first)";
 /// Characters of an error that are shown.
 const MAX_SHOWN: usize = 200;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replicas_are_read_from_info() {
-        let role = Role::read(
-            "# Replication\r\nrole:master\r\nconnected_slaves:1\r\nslave0:ip=10.0.0.2,port=6379,state=online\r\nslave_expires:1\r\n",
-        );
-        assert_eq!(role.replicas, ["10.0.0.2:6379"]);
-        assert!(!role.replica && Role::read("role:slave\r\nslave_read_only:1\r\n").replica);
-    }
-}
