@@ -13,6 +13,7 @@ use super::super::support::Redis;
 use super::super::support::eventually;
 use super::is_rotated;
 use super::lines;
+use super::redis_takes;
 use super::rotate;
 use super::setup;
 
@@ -119,12 +120,28 @@ fn ten_rotations_under_traffic_with_tls_on_both_sides() {
     let authority = Authority::new("ca");
     let identity = authority.server("localhost");
     let redis = Redis::with_password().tls(&identity, &authority.file()).start();
-    let url = format!("rediss://localhost:{}/0", redis.tls_port());
+    let keyward_user = format!(">{REDIS_PASSWORD}");
+    let rules = [
+        "ACL",
+        "SETUSER",
+        "keyward",
+        "on",
+        &keyward_user,
+        "~*",
+        "&*",
+        "+@all",
+        "-@admin",
+    ];
+    assert_eq!(redis.client().call_args(&rules), "+OK");
+    let url = format!("rediss://keyward@localhost:{}/0", redis.tls_port());
     let keyward = super::Setup::to_url(&url)
         .server("watch_interval = \"100ms\"")
         .upstream(&format!("ca_file = {:?}", authority.file()))
         .tls(&identity, "")
         .start();
+    let operator = keyward.setup().write("operator", &format!("{REDIS_PASSWORD}\n"));
+    let operator = operator.display().to_string();
+    let args = ["upstream", "--as", "default", "--as-password-file", &operator];
     let config = authority.client_config(None);
     let address = keyward.address();
     let connect = || {
@@ -140,7 +157,7 @@ fn ten_rotations_under_traffic_with_tls_on_both_sides() {
         }
         scope.spawn(move || come_and_go(connect, 9, end, count));
         for _ in 0..ROTATIONS {
-            rotate(&keyward, &["upstream"]).is(0, &["done: "]);
+            rotate(&keyward, &args).is(0, &["done: "]);
         }
         end.store(true, Ordering::Relaxed);
     });
@@ -148,5 +165,12 @@ fn ten_rotations_under_traffic_with_tls_on_both_sides() {
         "TLS: {} requests, 0 failed, {ROTATIONS} rotations",
         count.load(Ordering::Relaxed)
     );
-    assert_eq!(lines(&keyward).len(), 1);
+    assert!(
+        redis_takes(&redis, "keyward", &lines(&keyward)[0])
+            && !redis_takes(&redis, "keyward", REDIS_PASSWORD)
+    );
+    assert!(
+        redis_takes(&redis, "default", REDIS_PASSWORD),
+        "whose login it was keeps its own"
+    );
 }

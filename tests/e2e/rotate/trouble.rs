@@ -62,6 +62,78 @@ fn without_redis_or_keyward_nothing_begins() {
     assert_eq!(lines(&keyward), [REDIS_PASSWORD]);
 }
 
+#[test]
+fn a_redis_without_acl_is_for_the_operator_to_rotate() {
+    let redis = Redis::with_password().line("rename-command ACL \"\"").start();
+    let keyward = setup(&redis).start();
+    rotate(&keyward, &["upstream"]).is(
+        1,
+        &[
+            "ACL GETUSER was answered with: ERR unknown command",
+            "rotate by hand there",
+        ],
+    );
+    is_as_before(&keyward, &redis);
+}
+
+#[test]
+fn a_file_that_was_written_again_with_the_same_in_it_is_known_to_be_read() {
+    let redis = Redis::start();
+    let keyward = setup(&redis).start();
+    let slow = Slow::start(secret_file(&keyward));
+    rotate(
+        &keyward,
+        &["upstream", "--admin", &slow.address, "--patience", "100ms"],
+    )
+    .is(1, &["has not read"]);
+    let both = std::fs::read_to_string(secret_file(&keyward)).unwrap();
+    eventually("both", || {
+        (keyward.events("upstream_credential_changed").len() == 1).then_some(())
+    });
+    // As a copy or a `touch` does: of another date.
+    replace(&secret_file(&keyward), &both, 0o600);
+    rotate(&keyward, &["upstream"]).is(0, &["done: "]);
+    is_rotated(&keyward, &redis, "default", REDIS_PASSWORD);
+}
+
+#[test]
+fn a_sidecar_without_a_configuration_file_is_rotated_by_its_environment() {
+    let redis = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        replace(&path, &format!("{text}\n"), 0o600);
+        path.display().to_string()
+    };
+    let (secret, client) = (
+        file("redis", REDIS_PASSWORD),
+        file("client", super::super::support::APP_PASSWORD),
+    );
+    let url = redis.unix_url();
+    let variables = [
+        ("REDIS_URL", url.as_str()),
+        ("REDIS_PASSWORD_FILE", &secret),
+        ("KEYWARD_USER", "app"),
+        ("KEYWARD_PASSWORD_FILE", &client),
+    ];
+    let keyward = Setup::environment(&variables).expect("KW0304").start();
+    let admin = keyward.admin_address().to_string();
+    for what in ["upstream", "user"] {
+        let args: Vec<&str> = match what {
+            "user" => vec!["rotate", "user", "app", "--admin", &admin],
+            _ => vec!["rotate", "upstream", "--admin", &admin],
+        };
+        let (code, _, said) = super::command_line(&args, &variables, "");
+        assert_eq!(code, 0, "{said}");
+    }
+    let new = std::fs::read_to_string(&secret).unwrap();
+    assert!(redis_takes(&redis, "default", new.trim()) && !redis_takes(&redis, "default", REDIS_PASSWORD));
+    assert_eq!(std::fs::read_to_string(&client).unwrap().lines().count(), 2);
+    let mut client =
+        super::Client::tcp(keyward.address_of("sidecar")).login("app", super::super::support::APP_PASSWORD);
+    assert_eq!(client.call("SET a 1"), "+OK");
+}
+
 /// An admin listener that has not read the file until it is told to have.
 struct Slow {
     address: String,
