@@ -50,11 +50,6 @@ impl Counters for UpstreamCounters {
         }
     }
 
-    fn credential_dated(&self, user: &str, at: SystemTime) {
-        let age = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.metrics.credential_changed(user, age.as_secs_f64());
-    }
-
     fn waiting(&self) -> OpenGuard {
         Box::new(self.metrics.wait())
     }

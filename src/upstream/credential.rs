@@ -24,17 +24,6 @@ pub(super) struct Passwords {
     changed: SystemTime,
 }
 
-/// What was new in what another had read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Adopted {
-    /// Nothing.
-    Nothing,
-    /// The file was written again with the same passwords: whoever waits until we have read it must see that.
-    Date,
-    /// The passwords.
-    Passwords,
-}
-
 impl CredentialStore {
     /// Reads it for the first time.
     pub(super) fn load(
@@ -76,19 +65,14 @@ impl CredentialStore {
         Ok(true)
     }
 
-    /// Takes what another has read from the same source; says whether there is something else in it.
-    pub(super) fn adopt(&self, other: &Self) -> Adopted {
-        let (present, read) = (self.current(), other.current());
-        if present.credential == read.credential {
-            if present.changed == read.changed {
-                return Adopted::Nothing;
-            }
-            read.prefer(present.preferred.load(Ordering::Relaxed));
-            self.current.store(read);
-            return Adopted::Date;
+    /// Takes what another has read from the same source; `true` if there is something else in it.
+    pub(super) fn adopt(&self, other: &Self) -> bool {
+        let read = other.current();
+        if self.current.load().credential == read.credential {
+            return false;
         }
         self.current.store(read);
-        Adopted::Passwords
+        true
     }
 
     /// Whether both read from the same place.

@@ -47,7 +47,7 @@ use crate::config::{CredentialError, UpstreamAddress, UpstreamPool};
 use crate::net::Stream;
 use crate::tls::{CertificateInfo, ClientTls, TlsError};
 
-use credential::{Adopted, CredentialStore};
+use credential::CredentialStore;
 pub use dedicated::{Lane, LaneEnd};
 pub use error::{AuthRefusal, DialError, DialReason, SetupError};
 pub use login::{Login, Target};
@@ -134,10 +134,6 @@ pub trait Counters: Send + Sync {
     }
     /// The credential was read; so old it is (`keyward_upstream_credential_changed_timestamp_seconds`).
     fn credential_changed(&self, user: &str, at: SystemTime) {
-        let _ = (user, at);
-    }
-    /// The file of the credential is of another date, with the same in it.
-    fn credential_dated(&self, user: &str, at: SystemTime) {
         let _ = (user, at);
     }
     /// Somebody waits because `max_connections` is reached (`keyward_upstream_waits_total`); until what is returned is
@@ -297,12 +293,10 @@ impl Upstream {
     /// Passwords as they were read anew from the same place.
     fn adopt(&self, login: &Login, read: &Login) {
         login.set_trusted(read.is_trusted());
-        if let (Some(store), Some(read)) = (&login.store, &read.store) {
-            match store.adopt(read) {
-                Adopted::Nothing => {}
-                Adopted::Date => self.counters.credential_dated(login.user(), store.changed()),
-                Adopted::Passwords => self.credential_changed(login, store),
-            }
+        if let (Some(store), Some(read)) = (&login.store, &read.store)
+            && store.adopt(read)
+        {
+            self.credential_changed(login, store);
         }
     }
 

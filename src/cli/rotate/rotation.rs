@@ -11,11 +11,15 @@ use super::account::Account;
 use super::plan::{self, Facts, Holds, Lines, Next, Saved, Step, Stuck};
 use super::running::Running;
 use super::secret_file::{SecretFile, lines};
-use super::servers::{DEFAULT, Passwords, RedisServer, Trouble};
+use super::servers::{DEFAULT, Login, Passwords, RedisServer, Trouble};
 
 /// A rotation, at whatever point.
 pub(super) struct Rotation {
     pub(super) account: Account,
+    /// Who makes the changes at Redis.
+    pub(super) login: Login,
+    /// It is the login whose password is rotated.
+    pub(super) is_own_login: bool,
     pub(super) file: SecretFile,
     pub(super) servers: Vec<RedisServer>,
     pub(super) running: Option<Running>,
@@ -48,8 +52,17 @@ impl Rotation {
             first: &self.first,
             second: self.second.as_ref(),
         };
+        if self.is_own_login {
+            self.login.passwords = std::iter::once(&self.first)
+                .chain(&self.second)
+                .cloned()
+                .collect();
+        }
         let mut facts = Vec::new();
-        for server in &mut self.servers {
+        for (server, section) in self.servers.iter_mut().zip(&self.account.servers) {
+            if server.revive(section, &self.login).await? {
+                self.facts.verified = false;
+            }
             facts.push(server.facts(&passwords).await?);
         }
         self.facts.servers = facts;

@@ -36,11 +36,12 @@ impl Running {
         for &address in &self.addresses {
             loop {
                 let page = read(address)?;
-                if arrived(&page).with_context(|| format!("the Keyward at {address}"))? {
+                // One that refused to reload shows the dates of files that it did not take over.
+                let refused = page.value(LOADED_WELL, &[]) == Some(0.0);
+                if arrived(&page).with_context(|| format!("the Keyward at {address}"))? && !refused {
                     break;
                 }
                 if left == 0 {
-                    let refused = page.value("keyward_config_last_reload_successful", &[]) == Some(0.0);
                     let why = if refused {
                         "it refused to reload: its log line reload_failed says why"
                     } else {
@@ -124,6 +125,7 @@ fn read(address: SocketAddr) -> anyhow::Result<Page> {
     Ok(Page(body(&answer).to_owned()))
 }
 
+const LOADED_WELL: &str = "keyward_config_last_reload_successful";
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(100);
 /// Ten thousand users have less.

@@ -120,6 +120,21 @@ impl RedisServer {
         &self.role
     }
 
+    /// Logs in again if Redis has closed the connection meanwhile (its `timeout`, a restart); whether it had.
+    pub(super) async fn revive(
+        &mut self,
+        section: &config::Upstream,
+        login: &Login,
+    ) -> Result<bool, Trouble> {
+        if self.operator.ask(&[b"PING"]).await.is_ok() {
+            return Ok(false);
+        }
+        let saved = self.saved;
+        *self = Self::log_in(section, login).await?;
+        self.saved = saved;
+        Ok(true)
+    }
+
     /// Whether a login with this password succeeds, on a connection of its own.
     pub(super) async fn takes(&self, user: Option<&str>, password: &Secret) -> Result<bool, Trouble> {
         let outcome = self.upstream.operate(user, password).await;

@@ -102,7 +102,9 @@ impl Rotation {
     async fn prepare(args: &UpstreamArgs, config: &config::Config, account: Account) -> anyhow::Result<Self> {
         let file = SecretFile::find(&account.file)?;
         let (content, credential) = read(&file)?;
-        let login = match args.password.read()? {
+        let operator = args.password.read()?;
+        let is_own_login = operator.is_none();
+        let login = match operator {
             Some(password) => Login {
                 username: args.login.clone(),
                 passwords: vec![password],
@@ -127,6 +129,8 @@ impl Rotation {
         };
         let mut rotation = Self {
             account,
+            login,
+            is_own_login,
             file,
             servers,
             running,

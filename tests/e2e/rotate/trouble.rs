@@ -63,6 +63,27 @@ fn without_redis_or_keyward_nothing_begins() {
 }
 
 #[test]
+fn a_redis_that_hangs_up_meanwhile_is_logged_in_to_again() {
+    let redis = Redis::start();
+    let keyward = setup(&redis).expect("upstream_closed").start();
+    let slow = Slow::start(secret_file(&keyward));
+    thread::scope(|scope| {
+        let run = scope.spawn(|| rotate(&keyward, &["upstream", "--admin", &slow.address]));
+        eventually("the new password at Redis", || {
+            let both = lines(&keyward);
+            (both.len() == 2 && redis_takes(&redis, "default", &both[0])).then_some(())
+        });
+        redis.client().call("CLIENT KILL TYPE normal");
+        slow.has_read.store(true, Ordering::SeqCst);
+        run.join().unwrap().is(0, &["done: "]);
+    });
+    eventually("Redis through Keyward", || {
+        (keyward.app().call("SET a 1") == "+OK").then_some(())
+    });
+    is_rotated(&keyward, &redis, "default", REDIS_PASSWORD);
+}
+
+#[test]
 fn a_redis_without_acl_is_for_the_operator_to_rotate() {
     let redis = Redis::with_password().line("rename-command ACL \"\"").start();
     let keyward = setup(&redis).start();
