@@ -481,6 +481,25 @@ async fn f16_a_password_rotated_under_us_is_read_again() {
 }
 
 #[tokio::test]
+async fn f16_redis_may_go_from_one_to_the_other_between_two_tries() {
+    // It takes the new one from the moment at which it has refused it, and the old one no more.
+    let fake = Fake::start({
+        let tries = AtomicUsize::new(0);
+        move |command| match (command[0].as_str(), tries.fetch_add(1, Ordering::Relaxed)) {
+            ("AUTH", 2) if command[1] == REDIS_PASSWORD_2 => Action::say("+OK\r\n"),
+            ("AUTH", _) => Action::say("-WRONGPASS no\r\n"),
+            _ => Action::say("+OK\r\n"),
+        }
+    });
+    let directory = TempDir::new().unwrap();
+    let file = secret(&directory, &[REDIS_PASSWORD_2, REDIS_PASSWORD]);
+    let tally = Arc::new(Tally::default());
+    let upstream = Plan::fake(&fake).password_file(&file).counters(&tally).build();
+    upstream.dial().await.unwrap();
+    assert!(tally.refusals.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_secret_that_cannot_be_read_keeps_the_former_one() {
     let redis = Redis::start();
     let directory = TempDir::new().unwrap();

@@ -70,6 +70,7 @@ enum Kind {
     SourceLockedOut,
     LockoutEnded,
     LockoutLifted,
+    OlderPasswordUsed,
 }
 
 /// What became of a user's credential in a reload.
@@ -261,6 +262,21 @@ impl Audit {
         tracing::info!(target: TARGET, event = "credential_changed", upstream, change = "changed");
     }
 
+    /// A login with another password than the user's first: what a rotation waits for the end of. `credential` is its place
+    /// among the user's passwords, from 1, as `KEYWARD WHOAMI` says it.
+    pub fn older_password_used(&self, at: At<'_>, user: &str, credential: usize, now: Instant) {
+        let key = Key {
+            user: Some(user.into()),
+            ..Key::at(Kind::OlderPasswordUsed, at, "older_password")
+        };
+        if self.offer(key, now) {
+            tracing::info!(
+                target: TARGET, event = Kind::OlderPasswordUsed.name(), listener = %at.listener, peer = %at.peer, user,
+                credential,
+            );
+        }
+    }
+
     /// A session was closed because the credential it had logged in with is gone, or a right that it was using.
     pub fn session_closed(&self, at: At<'_>, user: &str, now: Instant) {
         let key = Key {
@@ -409,12 +425,16 @@ impl Kind {
             Self::SourceLockedOut => "source_locked_out",
             Self::LockoutEnded => "lockout_ended",
             Self::LockoutLifted => "lockout_lifted",
+            Self::OlderPasswordUsed => "older_password_used",
         }
     }
 
     /// Worth knowing, and nothing is wrong.
     const fn is_news(self) -> bool {
-        matches!(self, Self::AdminCommand | Self::LockoutEnded)
+        matches!(
+            self,
+            Self::AdminCommand | Self::LockoutEnded | Self::OlderPasswordUsed
+        )
     }
 
     /// Whether it takes a credential, or the machine's own user, to cause it.
@@ -426,6 +446,7 @@ impl Kind {
                 | Self::AdminCommand
                 | Self::SessionClosed
                 | Self::LockoutLifted
+                | Self::OlderPasswordUsed
         )
     }
 }

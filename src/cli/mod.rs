@@ -11,6 +11,7 @@ mod healthcheck;
 mod lockouts;
 mod logging;
 mod manual;
+mod rotate;
 mod run;
 
 use std::ffi::OsString;
@@ -77,6 +78,9 @@ enum Command {
         #[arg(long, requires = "write")]
         force: bool,
     },
+    /// Change a password while everything runs
+    #[command(subcommand)]
+    Rotate(rotate::Rotation),
     /// Read a password from standard input, print its hash for a [[user]] or an ACL file
     HashPassword,
     /// Print completions for a shell
@@ -230,6 +234,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Lockouts(listing) => lockouts::lockouts(&listing),
         Command::Unlock(unlocking) => lockouts::unlock(&unlocking),
         Command::GenPassword { write, force } => gen_password::gen_password(write.as_deref(), force),
+        Command::Rotate(rotation) => rotate::rotate(&rotation),
         Command::HashPassword => hash_password::hash_password(),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man => manual::page(),

@@ -89,6 +89,15 @@ pub struct UpstreamMetrics {
     pub desync: IntCounter,
 }
 
+/// Which of a user's passwords a login was with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PasswordAge {
+    /// The first: the one in force.
+    Current,
+    /// Another: during a rotation, the one that is to go.
+    Older,
+}
+
 /// One of something that is counted until it is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Option<IntGauge>);
@@ -198,6 +207,12 @@ impl ListenerMetrics {
                     family.with_label_values(&[name, user, cmd, COMMAND]);
                 }
             };
+            for age in PasswordAge::ALL {
+                let labels = [name, user, age.label()];
+                self.families.password_logins.with_label_values(&labels);
+                self.families.password_sessions_open.with_label_values(&labels);
+            }
+            self.families.older_password_used.with_label_values(&[name, user]);
             denied(OTHER);
             if users.len() <= MOST_ALARMING_USERS {
                 ALARMING.into_iter().for_each(denied);
@@ -277,6 +292,34 @@ impl ListenerMetrics {
     /// Counts a decided login, granted or refused; `method` is a word of the authentication methods.
     pub fn auth_attempt(&self, method: &'static str) {
         self.attempts.inc(method);
+    }
+
+    /// Counts a login with a right password, at `now` in Unix seconds.
+    pub fn password_login(&self, user: &str, age: PasswordAge, now: f64) {
+        let user = self.configured(user);
+        let labels = [self.name.as_str(), &user, age.label()];
+        self.families.password_logins.with_label_values(&labels).inc();
+        if age == PasswordAge::Older {
+            let last = self
+                .families
+                .older_password_used
+                .with_label_values(&[&self.name, &user]);
+            last.set(now);
+        }
+    }
+
+    /// Counts a session by the password that it logged in with until the guard is dropped.
+    pub fn password_session(&self, user: &str, age: PasswordAge) -> GaugeGuard {
+        let user = self.configured(user);
+        let labels = [self.name.as_str(), &user, age.label()];
+        GaugeGuard::new(Some(
+            &self.families.password_sessions_open.with_label_values(&labels),
+        ))
+    }
+
+    fn configured(&self, user: &str) -> String {
+        let known = self.users.load().contains(user);
+        if known { user.to_owned() } else { String::new() }
     }
 
     /// Counts a refused login. A name that is not configured is counted without it.
@@ -509,6 +552,24 @@ impl UpstreamMetrics {
     pub fn credential_changed(&self, user: &str, unix_seconds: f64) {
         let gauge: Gauge = self.credential_changed.with_label_values(&[&self.name, user]);
         gauge.set(unix_seconds);
+    }
+}
+
+impl PasswordAge {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Current, Self::Older];
+
+    /// Of the password at this position among the user's.
+    pub const fn at(position: usize) -> Self {
+        if position == 0 { Self::Current } else { Self::Older }
+    }
+
+    /// The word of metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Older => "older",
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use tracing_subscriber::layer::Context;
 
 use tally::Tallies;
 
-pub use handles::{ConnectionGuard, GaugeGuard, ListenerMetrics, UpstreamMetrics};
+pub use handles::{ConnectionGuard, GaugeGuard, ListenerMetrics, PasswordAge, UpstreamMetrics};
 pub use labels::{
     AcceptErrorKind, CertificateRole, CloseReason, Labels, LaneKind, Side, TlsVersion, UpstreamClosed,
 };
@@ -113,6 +113,9 @@ struct Families {
     commands_denied: IntCounterVec,
     commands_observed: IntCounterVec,
     user_credential_changed: GaugeVec,
+    password_logins: IntCounterVec,
+    password_sessions_open: IntGaugeVec,
+    older_password_used: GaugeVec,
     connections_open: IntGaugeVec,
     connections_unauthenticated: IntGaugeVec,
     connections_max: IntGaugeVec,
@@ -451,6 +454,21 @@ impl Families {
                 "keyward_user_credential_changed_timestamp_seconds",
                 "When the client password of this user was last changed, as a Unix time.",
                 &["user"],
+            )?,
+            password_logins: make.counters(
+                "keyward_password_logins_total",
+                "Logins with a right password. credential is current (the user's first) or older (any other, as during a rotation).",
+                &["listener", "user", "credential"],
+            )?,
+            password_sessions_open: make.gauges(
+                "keyward_password_sessions_open",
+                "Sessions open at present that logged in with a password; credential as of keyward_password_logins_total, by the passwords as they are now.",
+                &["listener", "user", "credential"],
+            )?,
+            older_password_used: make.float_gauges(
+                "keyward_older_password_last_used_timestamp_seconds",
+                "When somebody last logged in as this user with an older password, as a Unix time; 0 if nobody has since the start.",
+                &["listener", "user"],
             )?,
             upstream_credential_changed: make.float_gauges(
                 "keyward_upstream_credential_changed_timestamp_seconds",

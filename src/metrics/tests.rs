@@ -64,6 +64,9 @@ fn every_documented_family_is_there_under_its_name_and_type() {
         ("keyward_commands_observed_total", "counter"),
         ("keyward_user_credential_changed_timestamp_seconds", "gauge"),
         ("keyward_upstream_credential_changed_timestamp_seconds", "gauge"),
+        ("keyward_password_logins_total", "counter"),
+        ("keyward_password_sessions_open", "gauge"),
+        ("keyward_older_password_last_used_timestamp_seconds", "gauge"),
         ("keyward_connections_open", "gauge"),
         ("keyward_connections_max", "gauge"),
         ("keyward_connections_total", "counter"),
@@ -446,8 +449,8 @@ fn many_users_do_not_multiply_the_alarming_commands() {
     let names: Vec<String> = (0..1_000).map(|n| format!("user{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     metrics.add_users("gateway", &names);
-    // One more for commands refused, and for commands observed.
-    let each = Labels::default().user_auth_failures.len() + 2;
+    // One more for commands refused, and for commands observed; five for logins with the current and with older passwords.
+    let each = Labels::default().user_auth_failures.len() + 2 + 5;
     assert_eq!(lines(&metrics) - before, 1_000 * each);
 }
 
@@ -579,4 +582,60 @@ fn a_login_of_a_user_has_its_series_from_the_beginning() {
     upstream.auth_failed("app", "wrongpass");
     has(&metrics, &series("app"), 1.0);
     has(&metrics, &series(""), 0.0);
+}
+
+#[test]
+fn logins_with_older_passwords_are_told_apart_from_the_start() {
+    let metrics = metrics();
+    let gateway = metrics.listener("gateway");
+    let series = |name: &str, user: &str, credential: &str| {
+        format!("{name}{{credential=\"{credential}\",listener=\"gateway\",user=\"{user}\"}}")
+    };
+    let last = "keyward_older_password_last_used_timestamp_seconds{listener=\"gateway\",user=\"app\"}";
+    for credential in ["current", "older"] {
+        has(
+            &metrics,
+            &series("keyward_password_logins_total", "app", credential),
+            0.0,
+        );
+        has(
+            &metrics,
+            &series("keyward_password_sessions_open", "app", credential),
+            0.0,
+        );
+    }
+    gateway.password_login("app", PasswordAge::at(0), 1e9);
+    has(&metrics, last, 0.0);
+    gateway.password_login("app", PasswordAge::at(2), 2e9);
+    has(&metrics, last, 2e9);
+    let session = gateway.password_session("app", PasswordAge::Older);
+    has(
+        &metrics,
+        &series("keyward_password_sessions_open", "app", "older"),
+        1.0,
+    );
+    drop(session);
+    has(
+        &metrics,
+        &series("keyward_password_sessions_open", "app", "older"),
+        0.0,
+    );
+    has(
+        &metrics,
+        &series("keyward_password_logins_total", "app", "current"),
+        1.0,
+    );
+    has(
+        &metrics,
+        &series("keyward_password_logins_total", "app", "older"),
+        1.0,
+    );
+    // A name that is not configured is no label.
+    gateway.password_login("stranger", PasswordAge::Older, 3e9);
+    has(
+        &metrics,
+        &series("keyward_password_logins_total", "", "older"),
+        1.0,
+    );
+    assert!(!metrics.render().contains("stranger"));
 }

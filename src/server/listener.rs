@@ -13,7 +13,7 @@ use crate::audit::{self, Audit};
 use crate::auth::{AuthFailure, Evidence, Identity, Users};
 use crate::config::{self, LoginMode};
 use crate::limits::{Limits, Network, Reject, Throttle};
-use crate::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
+use crate::metrics::{ListenerMetrics, Metrics, PasswordAge, UpstreamMetrics};
 use crate::net::{Peer, Stream};
 use crate::tls::{self, ClientTrust, FailureKind, HandshakeFailure, Rejected};
 use crate::upstream::{Target, Upstream};
@@ -152,6 +152,18 @@ impl Listener {
         self.shared
             .audit
             .admin_command(self.at(peer), user, command, Instant::now());
+    }
+
+    /// Counts a login with the password at this position among the user's, and audits it unless it is the first.
+    pub(super) fn password_login(&self, user: &str, position: usize, peer: &Peer) {
+        let age = PasswordAge::at(position);
+        self.metrics.password_login(user, age, super::now_unix());
+        if age == PasswordAge::Older {
+            let credential = position.saturating_add(1);
+            self.shared
+                .audit
+                .older_password_used(self.at(peer), user, credential, Instant::now());
+        }
     }
 
     /// Audits the end of a session whose credential a reload took away.

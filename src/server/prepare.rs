@@ -281,9 +281,12 @@ fn entries(config: &Config, environment: Environment<'_>, faults: &mut Vec<Diagn
         if let Some(source) = &entry.credential {
             match source.read(environment) {
                 Ok(credential) => {
-                    for secret in credential.iter() {
-                        user.add_password(rule::hash_password(secret.expose()));
-                    }
+                    // In front, since the first is the one in force: the metrics tell it from the older ones.
+                    let digests = credential
+                        .iter()
+                        .map(|secret| rule::hash_password(secret.expose()));
+                    let others = std::mem::take(&mut user.passwords);
+                    digests.chain(others).for_each(|digest| user.add_password(digest));
                 }
                 Err(error) => {
                     faults.push(file_fault(

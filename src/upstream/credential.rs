@@ -124,6 +124,11 @@ impl Passwords {
             .chain(all().filter(move |(number, _)| *number != preferred))
     }
 
+    /// Whether there is a second one to try.
+    pub(super) fn are_two(&self) -> bool {
+        self.credential.other.is_some()
+    }
+
     /// Redis took this one.
     pub(super) fn prefer(&self, number: usize) {
         self.preferred.store(number, Ordering::Relaxed);

@@ -127,23 +127,25 @@ impl Upstream {
 
     /// One attempt, without back-off and without counting.
     pub(super) async fn attempt(&self, login: &Login) -> Result<Stream, DialError> {
-        let (connect_timeout, auth_timeout) = {
-            let tuning = self.tuning.load();
-            (tuning.connect_timeout, tuning.auth_timeout)
-        };
-        let deadline = Instant::now() + connect_timeout;
-        let (socket, host) = timeout_at(deadline, self.connect(deadline))
-            .await
-            .unwrap_or(Err(DialError::ConnectTimeout(connect_timeout)))?;
-        let mut stream = match timeout_at(deadline, self.secure(socket, host)).await {
-            Ok(outcome) => outcome?,
-            // A plaintext Redis waits for the end of what it takes for a command, so silence has a likely cause.
-            Err(_) => return Err(DialError::Tls(ConnectFailure::timeout(connect_timeout))),
-        };
+        let mut stream = self.open().await?;
+        let auth_timeout = self.tuning.load().auth_timeout;
         timeout(auth_timeout, handshake::log_in(self, login, &mut stream))
             .await
             .unwrap_or(Err(DialError::AuthTimeout(auth_timeout)))?;
         Ok(stream)
+    }
+
+    /// A connection on which nothing has been said but TLS.
+    pub(super) async fn open(&self) -> Result<Stream, DialError> {
+        let connect_timeout = self.tuning.load().connect_timeout;
+        let deadline = Instant::now() + connect_timeout;
+        let (socket, host) = timeout_at(deadline, self.connect(deadline))
+            .await
+            .unwrap_or(Err(DialError::ConnectTimeout(connect_timeout)))?;
+        // A plaintext Redis waits for the end of what it takes for a command, so silence has a likely cause.
+        timeout_at(deadline, self.secure(socket, host))
+            .await
+            .unwrap_or_else(|_| Err(DialError::Tls(ConnectFailure::timeout(connect_timeout))))
     }
 
     /// Resolves and connects. Gives the host that TLS has to verify.

@@ -18,6 +18,7 @@ use super::credential::{CredentialStore, Passwords};
 use super::{AuthRefusal, DialError, Login, Upstream};
 use crate::net::Stream;
 use crate::resp::{ReplyError, ReplyScan, ReplyScanner};
+use crate::secret::Secret;
 use crate::tls::{ConnectFailure, TlsReason};
 
 /// Logs in and selects the database. TLS, if any, is verified by now; before that nothing of this runs.
@@ -32,6 +33,34 @@ pub(super) async fn log_in(upstream: &Upstream, login: &Login, stream: &mut Stre
         select(upstream.database(), &mut link).await?;
     }
     link.finish()
+}
+
+/// Sends AUTH once, on a connection that has just been opened: whether Redis took the password.
+pub(super) async fn log_in_with(
+    stream: &mut Stream,
+    user: Option<&str>,
+    password: &Secret,
+) -> Result<bool, DialError> {
+    let mut link = Link::new(stream);
+    link.check_greeting().await?;
+    let taken = try_password(user, password, &mut link).await?;
+    link.finish()?;
+    Ok(taken)
+}
+
+/// Sends one request; the whole answer, of at most `most` bytes.
+pub(super) async fn exchange(
+    stream: &mut Stream,
+    arguments: &[&[u8]],
+    most: usize,
+) -> Result<BytesFrame, DialError> {
+    let mut link = Link::new(stream);
+    let frame = link.ask_frame(arguments, most).await?;
+    link.finish()?;
+    match decode_bytes(&frame) {
+        Ok(Some((frame, _))) => Ok(frame),
+        Ok(None) | Err(_) => Err(DialError::Protocol("its answer is malformed")),
+    }
 }
 
 /// Asks an authenticated connection for a sign of life.
@@ -124,11 +153,13 @@ async fn authenticate(
         return Ok(());
     }
     // A credential that cannot be read again is as good as one that has not changed; the refusal says it all.
-    if store.reload().await.unwrap_or(false) {
+    let changed = store.reload().await.unwrap_or(false);
+    if changed {
         upstream.credential_changed(login, store);
-        if try_passwords(user, &store.current(), link).await? {
-            return Ok(());
-        }
+    }
+    // Of two, the one that was refused first may have come into force while the other was tried: Redis was being rotated.
+    if (changed || store.current().are_two()) && try_passwords(user, &store.current(), link).await? {
+        return Ok(());
     }
     Err(DialError::Auth {
         refusal: AuthRefusal::WrongPassword,
@@ -143,39 +174,40 @@ async fn try_passwords(
     link: &mut Link<'_>,
 ) -> Result<bool, DialError> {
     for (number, password) in passwords.in_order() {
-        let reply = match user {
-            Some(user) => link.ask(&[b"AUTH", user.as_bytes(), password.expose()]).await?,
-            None => link.ask(&[b"AUTH", password.expose()]).await?,
-        };
-        let refused = |refusal, detail: &str| DialError::Auth {
-            refusal,
-            detail: detail.to_owned(),
-        };
-        match reply {
-            Reply::Simple(text) if text.as_ref() == b"OK" => {
-                passwords.prefer(number);
-                return Ok(true);
-            }
-            Reply::Simple(_) | Reply::Other => {
-                return Err(DialError::Protocol(
-                    "AUTH was answered by something else than OK or an error",
-                ));
-            }
-            Reply::Error(code) => match code.as_str() {
-                "WRONGPASS" => {}
-                NO_PASSWORD_SET => {
-                    return Err(refused(
-                        AuthRefusal::NoPasswordSet,
-                        "it answered AUTH with an error",
-                    ));
-                }
-                "NOPERM" => return Err(refused(AuthRefusal::NoPermission, "its user needs +auth")),
-                code if is_not_ready(code) => return Err(DialError::NotReady(code.to_owned())),
-                code => return Err(refused(AuthRefusal::Other, code)),
-            },
+        if try_password(user, password, link).await? {
+            passwords.prefer(number);
+            return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Sends AUTH: `true` when Redis took the password, `false` when it answered WRONGPASS.
+async fn try_password(user: Option<&str>, password: &Secret, link: &mut Link<'_>) -> Result<bool, DialError> {
+    let reply = match user {
+        Some(user) => link.ask(&[b"AUTH", user.as_bytes(), password.expose()]).await?,
+        None => link.ask(&[b"AUTH", password.expose()]).await?,
+    };
+    let refused = |refusal, detail: &str| DialError::Auth {
+        refusal,
+        detail: detail.to_owned(),
+    };
+    match reply {
+        Reply::Simple(text) if text.as_ref() == b"OK" => Ok(true),
+        Reply::Simple(_) | Reply::Other => Err(DialError::Protocol(
+            "AUTH was answered by something else than OK or an error",
+        )),
+        Reply::Error(code) => match code.as_str() {
+            "WRONGPASS" => Ok(false),
+            NO_PASSWORD_SET => Err(refused(
+                AuthRefusal::NoPasswordSet,
+                "it answered AUTH with an error",
+            )),
+            "NOPERM" => Err(refused(AuthRefusal::NoPermission, "its user needs +auth")),
+            code if is_not_ready(code) => Err(DialError::NotReady(code.to_owned())),
+            code => Err(refused(AuthRefusal::Other, code)),
+        },
+    }
 }
 
 /// Without a credential: whether the server wants one shows only in an answer.
@@ -263,6 +295,11 @@ impl<'a> Link<'a> {
 
     /// Sends one request and waits for its answer.
     async fn ask(&mut self, arguments: &[&[u8]]) -> Result<Reply, DialError> {
+        decode(&self.ask_frame(arguments, MAX_REPLY).await?)
+    }
+
+    /// As [`Link::ask`], for the frame as it came, of at most so many bytes.
+    async fn ask_frame(&mut self, arguments: &[&[u8]], most: usize) -> Result<Bytes, DialError> {
         if !self.unread.is_empty() {
             return Err(DialError::Protocol("it sent more than it was asked for"));
         }
@@ -273,9 +310,9 @@ impl<'a> Link<'a> {
         };
         let written: io::Result<()> = written.await;
         // Even when writing failed: why we were turned away may be waiting to be read.
-        match (self.reply().await, written) {
+        match (self.frame(most).await, written) {
             (Err(DialError::Closed | DialError::Io(_)), Err(error)) => Err(io_error(&error)),
-            (reply, _) => reply,
+            (frame, _) => frame,
         }
     }
 
@@ -303,20 +340,25 @@ impl<'a> Link<'a> {
 
     /// Reads exactly one frame of at most [`MAX_REPLY`].
     async fn reply(&mut self) -> Result<Reply, DialError> {
+        decode(&self.frame(MAX_REPLY).await?)
+    }
+
+    /// Reads exactly one frame of at most so many bytes.
+    async fn frame(&mut self, most: usize) -> Result<Bytes, DialError> {
         let mut frame = BytesMut::new();
         loop {
             match self.scanner.scan(&self.unread) {
                 Ok(ReplyScan::Piece { len, last, .. }) => {
                     frame.extend_from_slice(&self.unread.split_to(len.min(self.unread.len())));
-                    if frame.len() > MAX_REPLY {
+                    if frame.len() > most {
                         return Err(DialError::Protocol("its answer is too long"));
                     }
                     if last {
-                        return decode(&frame.freeze());
+                        return Ok(frame.freeze());
                     }
                 }
                 Ok(ReplyScan::Incomplete) => {
-                    if frame.len().saturating_add(self.unread.len()) > MAX_REPLY {
+                    if frame.len().saturating_add(self.unread.len()) > most {
                         return Err(DialError::Protocol("its answer is too long"));
                     }
                     match self.stream.read_buf(&mut self.unread).await {
@@ -365,7 +407,7 @@ fn decode(frame: &Bytes) -> Result<Reply, DialError> {
 }
 
 /// The code of an error. Texts that Redis sends without a code of their own get one.
-fn code(text: &str) -> &str {
+pub(super) fn code(text: &str) -> &str {
     let is = |start: &str| text.starts_with(start);
     if is("ERR AUTH <password> called without any password configured")
         // Redis before 6.

@@ -76,7 +76,7 @@ def main(keyward):
         wanted = f"deploy/docs/runbook.md#{rule.get('alert', '').lower()}"
         if "alert" in rule and rule["annotations"]["runbook_url"] != wanted:
             faults.append(f"{rule['alert']}: its runbook_url is not {wanted}")
-    tests = (names.DEPLOY / "prometheus/keyward.rules.test.yml").read_text()
+    tests = "".join(path.read_text() for path in sorted((names.DEPLOY / "prometheus").glob("keyward.rules*.test.yml")))
     faults += [f"{alert} has no unit test" for alert in names.alerts() if f"name: {alert} fires" not in tests]
 
     index = (names.DEPLOY / "README.md").read_text()

@@ -70,7 +70,7 @@ check "compose.yaml: its programs" "$python" tests/deploy/compose.py "$keyward"
 check "systemd" bash tests/deploy/systemd.sh "$keyward"
 check "Prometheus: rules" promtool check rules deploy/prometheus/keyward.rules.yml
 check "Prometheus: scrape configuration" promtool check config --syntax-only deploy/prometheus/prometheus.yml
-check "Prometheus: unit tests of the rules" promtool test rules deploy/prometheus/keyward.rules.test.yml
+check "Prometheus: unit tests of the rules" promtool test rules deploy/prometheus/keyward.rules*.test.yml
 check "Prometheus Operator: the same rules" "$python" tests/deploy/operator_rules.py --check
 out=$tools/out
 rm -rf "$out" && mkdir -p "$out"

@@ -32,6 +32,7 @@ mod observe;
 mod pool;
 mod redis_users;
 mod reload;
+mod rotate;
 mod session;
 mod smuggling;
 mod support;

@@ -12,7 +12,8 @@ use crate::auth::{AuthFailure, AuthMethod, Evidence, Identity, Proof, Users};
 use crate::config;
 use crate::limits::{ConnectionPermit, Network, Reject, Throttle};
 use crate::metrics::{
-    CloseReason, ConnectionGuard, LaneKind, ListenerMetrics, Side, Tally, UpstreamClosed, UpstreamMetrics,
+    CloseReason, ConnectionGuard, GaugeGuard, LaneKind, ListenerMetrics, PasswordAge, Side, Tally,
+    UpstreamClosed, UpstreamMetrics,
 };
 use crate::net::{Peer, Stream};
 use crate::resp::RequestLimits;
@@ -35,6 +36,8 @@ pub(super) struct Client {
     /// Where its requests go, and as whom.
     target: Target,
     open: ConnectionGuard,
+    /// Counts the session by the password that it logged in with.
+    password: Option<GaugeGuard>,
     evicted: Pin<Box<dyn Future<Output = ()>>>,
 }
 
@@ -45,6 +48,7 @@ pub(super) struct Belongings {
     pub(super) settings: Arc<Settings>,
     pub(super) peer: Peer,
     pub(super) open: ConnectionGuard,
+    pub(super) password: Option<GaugeGuard>,
 }
 
 impl Client {
@@ -55,6 +59,7 @@ impl Client {
             settings,
             peer,
             open,
+            password,
         } = belongings;
         let evicted = eviction_of(&permit);
         Self {
@@ -67,6 +72,7 @@ impl Client {
             settings,
             peer,
             open,
+            password,
             evicted,
         }
     }
@@ -80,6 +86,7 @@ impl Client {
             settings: self.settings,
             peer: self.peer,
             open: self.open,
+            password: self.password,
         }
     }
 
@@ -350,11 +357,33 @@ impl Client {
         self.open.authenticated();
     }
 
+    /// The session is this user's from now on: what its password is counted by.
+    pub(super) fn logged_in(&mut self, identity: &Identity) {
+        if let Proof::Password(position) = identity.proof {
+            self.listener
+                .password_login(&identity.user.name, position, &self.peer);
+        }
+        self.count_password(Some(identity));
+    }
+
+    /// Which of the user's passwords the session's is, at a login or after a reload.
+    pub(super) fn count_password(&mut self, identity: Option<&Identity>) {
+        self.password = identity.and_then(|identity| match identity.proof {
+            Proof::Password(position) => Some(
+                self.listener
+                    .metrics
+                    .password_session(&identity.user.name, PasswordAge::at(position)),
+            ),
+            _ => None,
+        });
+    }
+
     /// The client is a stranger again (RESET), in the strangers' budget like every other.
     pub(super) fn logged_out(&mut self) {
         self.permit.logged_out();
         self.evicted = eviction_of(&self.permit);
         self.open.logged_out();
+        self.password = None;
         // The new eviction is listened to from the next poll on.
         self.control.wake();
     }

@@ -99,6 +99,7 @@ pub(super) async fn serve(worker: Rc<Worker>, registration: Registration, job: J
                         settings,
                         peer,
                         open,
+                        password: None,
                     };
                     let client = Client::new(worker, &registration, belongings);
                     let end = Box::new(Relay::new(client, stream, deadline)).run().await;

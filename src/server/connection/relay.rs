@@ -939,6 +939,7 @@ impl Relay {
                 // Another user's requests never travel on this lane.
                 self.seat = None;
                 self.requests.set_limits(self.client.request_limits(true));
+                self.client.logged_in(&identity);
                 let action = self
                     .session
                     .logged_in(identity, login.hello.as_ref(), &mut self.out);
@@ -1112,6 +1113,8 @@ impl Relay {
         } else {
             self.client.serves(None);
         }
+        // A password that was the first may be an older one now.
+        self.client.count_password(self.session.identity());
         self.session.set_open(open);
         self.session.set_logins_differ(self.client.logins_differ());
         Ok(())
