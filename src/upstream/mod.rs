@@ -20,6 +20,7 @@ mod credential;
 mod dedicated;
 mod dial;
 mod error;
+mod examine;
 mod handshake;
 mod login;
 mod pace;
@@ -48,7 +49,9 @@ use crate::tls::{CertificateInfo, ClientTls, TlsError};
 
 use credential::CredentialStore;
 pub use dedicated::{Lane, LaneEnd};
+pub use dial::Steps;
 pub use error::{AuthRefusal, DialError, DialReason, SetupError};
+pub use examine::{Rights, ServerFacts, Skew, Visit, Welcome};
 pub use login::{Login, Target};
 use pace::Pace;
 pub use places::{Place, Places, Queued};
@@ -231,6 +234,11 @@ impl Upstream {
     pub fn login_of(&self, user: &str) -> Arc<Login> {
         let logins = self.logins.load();
         Arc::clone(logins.get(user).unwrap_or(&self.own))
+    }
+
+    /// Whom Keyward itself is at Redis: for the health check, and for users without a login of their own.
+    pub fn own_login(&self) -> Arc<Login> {
+        Arc::clone(&self.own)
     }
 
     /// All logins that clients use.
