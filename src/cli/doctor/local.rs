@@ -222,10 +222,18 @@ pub(super) fn validity(
         Finding::warn(
             check,
             subject,
-            format!("{which} expires in {days} days, at {}", show_time(end)),
+            format!("{which} expires in {}, at {}", left(days), show_time(end)),
             renew,
         )
     })
+}
+
+fn left(days: i64) -> String {
+    match days {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
 }
 
 /// A CA bundle or revocation list.

@@ -16,7 +16,7 @@ mod running;
 mod upstream;
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -241,9 +241,9 @@ async fn ports(desk: &mut Desk, config: &Config, admin: &AdminFacts) {
     desk.say(found);
 }
 
-async fn control_socket_state(path: &PathBuf) -> PortState {
+async fn control_socket_state(path: &Path) -> PortState {
     probe::listener(&ListenAddress::Unix {
-        path: path.clone(),
+        path: path.to_owned(),
         mode: 0o600,
         owner: None,
     })
@@ -263,8 +263,11 @@ fn process(desk: &mut Desk, admin: &AdminFacts) {
 async fn upstreams(desk: &mut Desk, examined: &Examination) {
     let deadline = Instant::now() + PATIENCE;
     let mut visits = Vec::new();
-    for (examined, section) in examined.upstreams.iter().zip(&examined.config.upstreams) {
-        visits.push(Box::pin(timeout_at(deadline, probe::upstream(examined, section))));
+    for (one, section) in examined.upstreams.iter().zip(&examined.config.upstreams) {
+        visits.push(Box::pin(timeout_at(
+            deadline,
+            probe::upstream(one, section, &examined.config),
+        )));
     }
     let visits = join(visits).await;
     for (visit, section) in visits.into_iter().zip(&examined.config.upstreams) {

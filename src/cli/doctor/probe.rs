@@ -20,8 +20,9 @@ use crate::upstream::{self, DialError, Visit};
 use super::super::healthcheck;
 use super::local::FileFacts;
 use super::ports::{Holder, PortState, listening};
+use super::refusals::Account;
 use super::running::AdminFacts;
-use super::upstream::UpstreamFacts;
+use super::upstream::{UpstreamFacts, UserFacts};
 
 /// Unix seconds.
 pub(super) fn now() -> i64 {
@@ -190,7 +191,7 @@ fn program(pid: u32) -> String {
 }
 
 /// Everything about one upstream; ends by itself within the time limits of its parts.
-pub(super) async fn upstream(examined: &Examined, section: &Upstream) -> UpstreamFacts {
+pub(super) async fn upstream(examined: &Examined, section: &Upstream, config: &Config) -> UpstreamFacts {
     let upstream = &*examined.upstream;
     let mut facts = UpstreamFacts::new(section);
     facts.files = upstream
@@ -210,7 +211,11 @@ pub(super) async fn upstream(examined: &Examined, section: &Upstream) -> Upstrea
         if facts.own.logged_in && !login.user().is_empty() {
             let mut own = Visit::default();
             visit(upstream, &login, false, &mut own).await;
-            facts.users.push((login.user().to_owned(), own));
+            facts.users.push(UserFacts {
+                user: login.user().to_owned(),
+                account: account(config, login.user()),
+                visit: own,
+            });
         }
     }
     if facts.own.logged_in {
@@ -224,6 +229,15 @@ pub(super) async fn upstream(examined: &Examined, section: &Upstream) -> Upstrea
         facts.network = network(upstream, &facts).await;
     }
     facts
+}
+
+fn account(config: &Config, user: &str) -> Account {
+    let entry = config.users.iter().find(|entry| entry.name == user);
+    let login = entry.and_then(|entry| entry.upstream_login.as_ref());
+    login.map_or_else(Account::default, |login| Account {
+        username: Some(login.username.clone()),
+        credential: Some(login.credential.clone()),
+    })
 }
 
 async fn visit(upstream: &upstream::Upstream, login: &upstream::Login, curious: bool, visit: &mut Visit) {

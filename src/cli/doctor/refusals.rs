@@ -24,8 +24,24 @@ impl Failure {
     }
 }
 
-/// The sentence for an error.
+/// Whom a connection logs in as.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) username: Option<String>,
+    pub(super) credential: Option<CredentialSource>,
+}
+
+/// The sentence for an error that Keyward itself met.
 pub(super) fn failure(error: &DialError, facts: &UpstreamFacts) -> Failure {
+    let account = Account {
+        username: facts.section.username.clone(),
+        credential: facts.section.credential.clone(),
+    };
+    failure_as(error, facts, &account)
+}
+
+/// The same for another account.
+pub(super) fn failure_as(error: &DialError, facts: &UpstreamFacts, account: &Account) -> Failure {
     let target = facts.section.redacted_url().to_string();
     match error {
         DialError::Dns { host, detail } => Failure::new(
@@ -47,7 +63,7 @@ pub(super) fn failure(error: &DialError, facts: &UpstreamFacts) -> Failure {
             "look for a firewall, security group or network policy between this host and Redis, and whether the address is right",
         ),
         DialError::Tls(failure) => tls(failure.reason, &failure.detail, facts),
-        DialError::Auth { refusal, detail } => auth(*refusal, detail, facts),
+        DialError::Auth { refusal, detail } => auth(*refusal, detail, account),
         // What Redis does to a connection that is not TLS at a port for TLS, and to one too many.
         DialError::Closed | DialError::NotRedis { .. } | DialError::Protocol(_) | DialError::Io(_)
             if facts.section.tls.is_none() && facts.other_way == Some(true) =>
@@ -144,13 +160,13 @@ fn tls(reason: TlsReason, detail: &str, facts: &UpstreamFacts) -> Failure {
     Failure::new(message, remedy)
 }
 
-fn auth(refusal: AuthRefusal, detail: &str, facts: &UpstreamFacts) -> Failure {
-    let source = match &facts.section.credential {
+fn auth(refusal: AuthRefusal, detail: &str, account: &Account) -> Failure {
+    let source = match &account.credential {
         Some(CredentialSource::File(path)) => path.display().to_string(),
         Some(_) => "the environment variable".to_owned(),
         None => "password_file".to_owned(),
     };
-    match (refusal, &facts.section.username) {
+    match (refusal, &account.username) {
         (AuthRefusal::PasswordRequired, _) => Failure::new(
             "Redis wants a password (NOAUTH), and none is configured here",
             "`password_file` of the upstream (or REDIS_PASSWORD_FILE) with the password of Redis; `username` too for an ACL user",

@@ -7,7 +7,7 @@ use crate::server::Excess;
 use crate::upstream::{DialError, Visit, Welcome};
 
 use super::finding::{Check, Finding};
-use super::refusals::{Failure, failure};
+use super::refusals::{Account, Failure, failure, failure_as};
 use super::{around, local, redis};
 
 /// Everything that was found out about one upstream.
@@ -16,8 +16,8 @@ pub(super) struct UpstreamFacts {
     pub(super) section: Upstream,
     /// As Keyward itself.
     pub(super) own: Visit,
-    /// As the Redis users of those who have one: name of the user here, and the visit.
-    pub(super) users: Vec<(String, Visit)>,
+    /// As the Redis users of those who have one.
+    pub(super) users: Vec<UserFacts>,
     /// Whether a connection in the other way (with TLS, without) got as far as an answer; `None`: not tried.
     pub(super) other_way: Option<bool>,
     /// What the user may do beyond the rules here.
@@ -30,6 +30,15 @@ pub(super) struct UpstreamFacts {
     pub(super) network: Option<(String, Result<Welcome, DialError>)>,
     /// Expiry of the CA and client certificate files for it: what and when.
     pub(super) files: Vec<(String, i64)>,
+}
+
+/// The login of one user at Redis.
+#[derive(Debug, Clone)]
+pub(super) struct UserFacts {
+    /// The user here.
+    pub(super) user: String,
+    pub(super) account: Account,
+    pub(super) visit: Visit,
 }
 
 impl UpstreamFacts {
@@ -144,10 +153,10 @@ fn way(facts: &UpstreamFacts, now: i64) -> Vec<Finding> {
             }],
         });
     }
-    for (user, visit) in &facts.users {
+    for UserFacts { user, account, visit } in &facts.users {
         let subject = format!("{subject} as user \"{user}\"");
         match &visit.error {
-            Some(error) => found.push(failed(Check::Auth, &subject, &failure(error, facts))),
+            Some(error) => found.push(failed(Check::Auth, &subject, &failure_as(error, facts, account))),
             None => found.push(Finding::ok(Check::Auth, &subject, "Redis takes the credential")),
         }
     }
