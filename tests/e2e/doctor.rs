@@ -405,6 +405,8 @@ fn certificates_of_redis_with_another_name_another_ca_or_no_time_left() {
     let diagnosis = Diagnosis::of(&setup(&over, &ca));
     diagnosis.fails_only(&["tls"]);
     diagnosis.expect("tls", "fail", "expired at", "renew Redis's certificate");
+    let early = redis(Wish::server("e").not_yet_valid());
+    Diagnosis::of(&setup(&early, &ca)).expect("tls", "fail", "not valid before", "set the clock");
 }
 
 #[test]
@@ -455,6 +457,7 @@ fn certificates_of_listeners_that_end_or_fit_no_client() {
     let diagnosis = look(Wish::server("old").expired());
     diagnosis.fails_only(&["certificate"]);
     diagnosis.expect("certificate", "fail", "expired at", "replace the file");
+    look(Wish::server("early").not_yet_valid()).expect("certificate", "fail", "not valid before", "clock");
     look(Wish::server("nameless").names(&[])).expect(
         "certificate",
         "fail",
@@ -696,13 +699,29 @@ fn a_redis_for_this_host_that_listens_for_others() {
     let found = Diagnosis::of(&Setup::to_url(&redis.tcp_url()));
     let network = found.all("around-network")[0];
     // A host without any other address has nothing to look at.
-    if network["level"] != "skip" {
+    let alone = network["level"] == "skip";
+    if !alone {
         found.expect(
             "around-network",
             "warn",
             "other hosts need its password",
             "`bind 127.0.0.1",
         );
+    }
+    for (mode, level, message) in [
+        ("yes", "warn", "protected mode alone"),
+        ("no", "fail", "lets in other hosts without a password"),
+    ] {
+        let redis = Redis::without_password()
+            .tcp()
+            .line("bind * -::*")
+            .line(&format!("protected-mode {mode}"))
+            .start();
+        let setup = Setup::to_url(&redis.tcp_url()).upstream("password_file = unset");
+        let found = Diagnosis::of(&setup);
+        if !alone {
+            found.expect("around-network", level, message, "`bind 127.0.0.1");
+        }
     }
     let redis = Redis::start_tcp();
     let found = Diagnosis::of(&Setup::to_url(&redis.tcp_url()));

@@ -5,6 +5,7 @@
 //! a moment, connections made and closed, and Redis is asked what it would tell any client of its user.
 
 mod around;
+mod certificates;
 mod finding;
 mod local;
 mod ports;
@@ -92,7 +93,7 @@ pub(super) fn doctor(examining: &Examining) -> anyhow::Result<Exit> {
         match Examination::new(&sources) {
             Ok(examined) => {
                 configuration(&mut desk, &sources, &examined, whose);
-                certificates(&mut desk, &examined);
+                chains(&mut desk, &examined);
                 ports(&mut desk, &examined.config, &admin).await;
                 process(&mut desk, &admin);
                 upstreams(&mut desk, &examined).await;
@@ -149,7 +150,7 @@ fn configuration(desk: &mut Desk, sources: &Sources, examined: &Examination, who
     desk.say(found);
 }
 
-fn certificates(desk: &mut Desk, examined: &Examination) {
+fn chains(desk: &mut Desk, examined: &Examination) {
     let now = probe::now();
     let mut authorities = Vec::new();
     let listeners = examined.config.listeners.iter().enumerate();
@@ -161,7 +162,7 @@ fn certificates(desk: &mut Desk, examined: &Examination) {
         };
         let file = &section.certificate.certificate_file;
         let chain = tls::chain_facts(file).unwrap_or_default();
-        desk.say(local::certificate(
+        desk.say(certificates::certificate(
             &subject,
             &file.display().to_string(),
             &chain,
@@ -175,19 +176,19 @@ fn certificates(desk: &mut Desk, examined: &Examination) {
         let bundles = loaded
             .iter()
             .filter(|info| info.role == tls::CertificateRole::ClientCa);
-        let bundles = bundles.map(|info| local::Expiring {
+        let bundles = bundles.map(|info| certificates::Expiring {
             what: format!("client_ca_file {} ({})", info.name, info.subject),
             end: info.not_after,
             short_lived: false,
         });
         let list = examined.revocation_lists.get(index).copied().flatten();
-        let list = list.map(|end| local::Expiring {
+        let list = list.map(|end| certificates::Expiring {
             what: "the revocation list (client_crl_file)".to_owned(),
             end,
             short_lived: true,
         });
-        let items: Vec<local::Expiring> = bundles.chain(list).collect();
-        authorities.extend(local::client_ca(&subject, &items, now));
+        let items: Vec<certificates::Expiring> = bundles.chain(list).collect();
+        authorities.extend(certificates::client_ca(&subject, &items, now));
     }
     if authorities.is_empty() {
         authorities.push(Finding::skip(
@@ -262,20 +263,18 @@ fn process(desk: &mut Desk, admin: &AdminFacts) {
 /// All at once, since each may have to wait, and told in order.
 async fn upstreams(desk: &mut Desk, examined: &Examination) {
     let deadline = Instant::now() + PATIENCE;
-    let mut visits = Vec::new();
-    for (one, section) in examined.upstreams.iter().zip(&examined.config.upstreams) {
-        visits.push(Box::pin(timeout_at(
-            deadline,
-            probe::upstream(one, section, &examined.config),
-        )));
-    }
-    let visits = join(visits).await;
-    for (visit, section) in visits.into_iter().zip(&examined.config.upstreams) {
-        let facts = visit.unwrap_or_else(|_| {
-            let mut facts = UpstreamFacts::new(section);
+    let sections = &examined.config.upstreams;
+    let mut all: Vec<UpstreamFacts> = sections.iter().map(UpstreamFacts::new).collect();
+    let visits = examined.upstreams.iter().zip(&mut all).map(|(one, facts)| {
+        let visit = probe::upstream(one, &examined.config, facts);
+        Box::pin(timeout_at(deadline, visit))
+    });
+    // What was found out by then is in the facts.
+    let _: Vec<Result<(), _>> = join(visits.collect()).await;
+    for mut facts in all {
+        if !facts.own.logged_in && facts.own.error.is_none() {
             facts.own.error = Some(DialError::ConnectTimeout(PATIENCE));
-            facts
-        });
+        }
         desk.say(upstream::upstream(&facts, probe::now()));
     }
 }

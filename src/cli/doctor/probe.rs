@@ -9,9 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::config::{
-    Config, CredentialSource, ListenAddress, Sources, Upstream, UpstreamAddress, UpstreamTls,
-};
+use crate::config::{Config, CredentialSource, ListenAddress, Sources, UpstreamAddress, UpstreamTls};
 use crate::net;
 use crate::server::{Examination, Examined};
 use crate::tls::{CertificateRole, TlsReason};
@@ -190,10 +188,9 @@ fn program(pid: u32) -> String {
     name.trim().to_owned()
 }
 
-/// Everything about one upstream; ends by itself within the time limits of its parts.
-pub(super) async fn upstream(examined: &Examined, section: &Upstream, config: &Config) -> UpstreamFacts {
+/// Everything about one upstream, into `facts`; each part has its own time limit.
+pub(super) async fn upstream(examined: &Examined, config: &Config, facts: &mut UpstreamFacts) {
     let upstream = &*examined.upstream;
-    let mut facts = UpstreamFacts::new(section);
     facts.files = upstream
         .certificates()
         .iter()
@@ -206,7 +203,7 @@ pub(super) async fn upstream(examined: &Examined, section: &Upstream, config: &C
         })
         .collect();
     visit(upstream, &upstream.own_login(), true, &mut facts.own).await;
-    facts.other_way = other_way(upstream, &facts).await;
+    facts.other_way = other_way(upstream, facts).await;
     for login in upstream.logins() {
         if facts.own.logged_in && !login.user().is_empty() {
             let mut own = Visit::default();
@@ -225,10 +222,9 @@ pub(super) async fn upstream(examined: &Examined, section: &Upstream, config: &C
     if facts.own.steps.secured && facts.other_way != Some(true) {
         let stranger = timeout(PATIENCE_LONG, upstream.as_stranger()).await;
         facts.stranger = Some(stranger.unwrap_or(Err(DialError::AuthTimeout(PATIENCE_LONG))));
-        facts.plaintext = plaintext(upstream, &facts).await;
-        facts.network = network(upstream, &facts).await;
+        facts.plaintext = plaintext(upstream, facts).await;
+        facts.network = network(upstream, facts).await;
     }
-    facts
 }
 
 fn account(config: &Config, user: &str) -> Account {

@@ -8,7 +8,7 @@ use crate::upstream::{DialError, Visit, Welcome};
 
 use super::finding::{Check, Finding};
 use super::refusals::{Account, Failure, failure, failure_as};
-use super::{around, local, redis};
+use super::{around, certificates, redis};
 
 /// Everything that was found out about one upstream.
 #[derive(Debug, Clone)]
@@ -83,13 +83,7 @@ pub(super) fn upstream(facts: &UpstreamFacts, now: i64) -> Vec<Finding> {
     let mut found = way(facts, now);
     let subject = facts.subject();
     // What was not reached cannot tell anything.
-    let failed = |found: &[Finding]| {
-        let failures = found
-            .iter()
-            .filter(|finding| finding.level == super::finding::Level::Fail);
-        failures.map(|finding| finding.check).next()
-    };
-    let unreached = if facts.own.logged_in { None } else { failed(&found) };
+    let unreached = (!facts.own.logged_in).then(|| stage(facts));
     match unreached {
         None => found.extend(redis::server(facts)),
         Some(failure) => found.extend(
@@ -217,7 +211,7 @@ fn tls(facts: &UpstreamFacts, now: i64) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(leaf) = facts.own.certificates.first() {
         let which = "Redis's certificate";
-        let soon = local::validity(
+        let soon = certificates::validity(
             Check::Tls,
             &subject,
             which,
@@ -233,7 +227,13 @@ fn tls(facts: &UpstreamFacts, now: i64) -> Vec<Finding> {
         }));
     }
     for (what, end) in &facts.files {
-        found.extend(local::validity(Check::Tls, &subject, what, (i64::MIN, *end), now));
+        found.extend(certificates::validity(
+            Check::Tls,
+            &subject,
+            what,
+            (i64::MIN, *end),
+            now,
+        ));
     }
     if found.is_empty() {
         let until = facts
