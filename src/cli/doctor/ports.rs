@@ -49,7 +49,7 @@ pub(super) fn port(facts: &PortFacts, running: Running) -> Finding {
     let PortFacts { subject, address, .. } = facts;
     match &facts.state {
         PortState::Free => match running {
-            Running::Yes(_) if facts.announced => Finding::warn(
+            Running::Yes(_) => Finding::warn(
                 Check::Port,
                 subject,
                 format!(
@@ -171,6 +171,7 @@ mod tests {
             (Free, Running::No, false, Level::Ok),
             (Free, Running::Unknown, false, Level::Ok),
             (Free, Running::Yes(None), true, Level::Warn),
+            (Free, Running::Yes(None), false, Level::Warn),
             (held("keyward"), Running::Yes(Some(7)), true, Level::Ok),
             (held("keyward"), Running::Yes(None), true, Level::Ok),
             (held("keyward"), Running::Unknown, false, Level::Ok),
