@@ -5,6 +5,7 @@ mod certificates;
 mod check;
 mod dev;
 mod dev_certs;
+mod doctor;
 mod gen_password;
 mod hash_password;
 mod healthcheck;
@@ -54,6 +55,8 @@ enum Command {
     Run(Running),
     /// Look for every fault in the configuration and the files it names, offline
     Check(Checking),
+    /// Look for what is wrong, from the configuration to Redis, and say what to do; exit 1 if anything failed
+    Doctor(doctor::Examining),
     /// Ask the rules: what a user may do, and what Keyward's own user needs on Redis
     #[command(subcommand)]
     Acl(Rules),
@@ -226,6 +229,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match line.command {
         Command::Run(running) => run::run(running),
         Command::Check(checking) => check::check(&checking),
+        Command::Doctor(examining) => doctor::doctor(&examining),
         Command::Acl(Rules::Test(asking)) => acl::test(&asking),
         Command::Acl(Rules::Upstream(narrowing)) => acl::upstream(&narrowing),
         Command::Acl(Rules::Learn(learning)) => acl::learn(&learning),

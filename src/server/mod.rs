@@ -13,6 +13,7 @@ mod acceptor;
 mod connection;
 mod control;
 mod counters;
+mod examine;
 mod expiry;
 mod handshakes;
 mod lanes;
@@ -53,6 +54,7 @@ use privilege::{Inspection, Plan, Said};
 use service::Service;
 use workers::{Balance, Workers};
 
+pub use examine::{Examination, Examined, Excess};
 pub use prepare::{Environment, ListenerUsers, load, load_users};
 
 /// Why the program cannot start (F-43).

@@ -129,6 +129,23 @@ impl Plan {
         }))
     }
 
+    /// Asks about every login.
+    ///
+    /// # Errors
+    /// It could not be reached, or refuses one of them.
+    pub(super) async fn ask_all(&self, upstream: &Upstream) -> Result<Finding, DialError> {
+        let mut findings = Vec::with_capacity(self.asked.len());
+        for number in 0..self.asked.len() {
+            findings.push(self.ask(upstream, number).await?);
+        }
+        Ok(Finding::together(findings.iter()))
+    }
+
+    /// Whether some user may run scripts.
+    pub(super) fn has_scripts(&self) -> bool {
+        self.scripts
+    }
+
     /// Asks for a configuration that demands it, before anybody is served with it. A login that Redis could not be asked
     /// about now serves nobody until it has been.
     ///
@@ -156,14 +173,7 @@ impl Plan {
             let message = format!("upstream \"{name}\" does not tell what Keyward's user may do there");
             return (message, "give Keyward's Redis user +multi and +discard");
         }
-        let mut commands: Vec<_> = finding.runs().collect();
-        let rank = |name: &str| {
-            WORST
-                .iter()
-                .position(|worst| *worst == name)
-                .unwrap_or(WORST.len())
-        };
-        commands.sort_by_key(|name| rank(name));
+        let commands = finding.worst_first();
         let commands: Vec<String> = commands.iter().map(|name| name.to_ascii_uppercase()).collect();
         let (shown, more) = commands.split_at(commands.len().min(MOST_SHOWN));
         let shown = shown.join(", ").replace('|', " ");
@@ -227,6 +237,19 @@ impl Finding {
             }
         }
         Self::Known(all.into_iter().collect())
+    }
+
+    /// What Redis would run, the worst first.
+    pub(super) fn worst_first(&self) -> Vec<&'static str> {
+        let mut commands: Vec<_> = self.runs().collect();
+        let rank = |name: &str| {
+            WORST
+                .iter()
+                .position(|worst| *worst == name)
+                .unwrap_or(WORST.len())
+        };
+        commands.sort_by_key(|name| rank(name));
+        commands
     }
 
     fn runs(&self) -> impl Iterator<Item = &'static str> {

@@ -9,6 +9,7 @@
 
 mod certificate;
 mod client;
+mod facts;
 mod identity;
 mod pem;
 mod server;
@@ -21,6 +22,7 @@ use rustls::{ProtocolVersion, SupportedProtocolVersion};
 
 pub use certificate::{CertificateInfo, CertificateRole};
 pub use client::{ClientTls, ConnectFailure, TlsReason};
+pub use facts::{CertificateFacts, chain_facts, peer_facts};
 pub use identity::certificate_names;
 pub use server::{
     ClientTrust, FailureKind, HandshakeFailure, PLAINTEXT_REPLY, Rejected, ServerTls, first_byte, handshake,

@@ -22,6 +22,17 @@ enum Turn {
     Idle(Box<Dialed>),
 }
 
+/// How far the way to a connection that can be used was gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// What the name resolved to; empty before that, and for a unix socket.
+    pub addresses: Vec<SocketAddr>,
+    /// Somebody accepted the connection.
+    pub connected: bool,
+    /// TLS is verified, if it is configured.
+    pub secured: bool,
+}
+
 impl Upstream {
     /// A connection with this login for whoever needs one: what `idle` has, else a new one as soon as there is a place for it. `home`
     /// is the worker that asks; `idle` is asked again whenever that worker says that it has become idle.
@@ -127,7 +138,12 @@ impl Upstream {
 
     /// One attempt, without back-off and without counting.
     pub(super) async fn attempt(&self, login: &Login) -> Result<Stream, DialError> {
-        let mut stream = self.open().await?;
+        let stream = self.reach(&mut Steps::default()).await?;
+        self.log_in(login, stream).await
+    }
+
+    /// Logs in on a connection that nothing has been said on.
+    pub(super) async fn log_in(&self, login: &Login, mut stream: Stream) -> Result<Stream, DialError> {
         let auth_timeout = self.tuning.load().auth_timeout;
         timeout(auth_timeout, handshake::log_in(self, login, &mut stream))
             .await
@@ -135,24 +151,30 @@ impl Upstream {
         Ok(stream)
     }
 
-    /// A connection on which nothing has been said but TLS.
-    pub(super) async fn open(&self) -> Result<Stream, DialError> {
+    /// A connection with TLS verified, if it is configured, and nothing said on it; `steps` tells how far it got.
+    pub(super) async fn reach(&self, steps: &mut Steps) -> Result<Stream, DialError> {
         let connect_timeout = self.tuning.load().connect_timeout;
         let deadline = Instant::now() + connect_timeout;
-        let (socket, host) = timeout_at(deadline, self.connect(deadline))
+        let (socket, host) = timeout_at(deadline, self.connect(deadline, steps))
             .await
             .unwrap_or(Err(DialError::ConnectTimeout(connect_timeout)))?;
-        // A plaintext Redis waits for the end of what it takes for a command, so silence has a likely cause.
-        timeout_at(deadline, self.secure(socket, host))
-            .await
-            .unwrap_or_else(|_| Err(DialError::Tls(ConnectFailure::timeout(connect_timeout))))
+        steps.connected = true;
+        let stream = match timeout_at(deadline, self.secure(socket, host)).await {
+            Ok(outcome) => outcome?,
+            // A plaintext Redis waits for the end of what it takes for a command, so silence has a likely cause.
+            Err(_) => return Err(DialError::Tls(ConnectFailure::timeout(connect_timeout))),
+        };
+        steps.secured = true;
+        Ok(stream)
     }
 
     /// Resolves and connects. Gives the host that TLS has to verify.
-    async fn connect(&self, deadline: Instant) -> Result<(Socket, &str), DialError> {
+    async fn connect(&self, deadline: Instant, steps: &mut Steps) -> Result<(Socket, &str), DialError> {
         match &self.section.address {
             UpstreamAddress::Tcp { host, port } => {
-                Ok((Socket::Tcp(self.connect_tcp(host, *port, deadline).await?), host))
+                steps.addresses = self.resolve(host, *port).await?;
+                let stream = self.connect_tcp(host, &steps.addresses, deadline).await?;
+                Ok((Socket::Tcp(stream), host))
             }
             UpstreamAddress::Unix(path) => Ok((Socket::Unix(connect_unix(path).await?), "")),
         }
@@ -168,8 +190,12 @@ impl Upstream {
     }
 
     /// Tries every address of the name (F-2); each gets its share of the time that is left.
-    async fn connect_tcp(&self, host: &str, port: u16, deadline: Instant) -> Result<TcpStream, DialError> {
-        let addresses = self.resolve(host, port).await?;
+    async fn connect_tcp(
+        &self,
+        host: &str,
+        addresses: &[SocketAddr],
+        deadline: Instant,
+    ) -> Result<TcpStream, DialError> {
         let mut last = DialError::Dns {
             host: host.to_owned(),
             detail: "it has no address".to_owned(),
@@ -178,7 +204,7 @@ impl Upstream {
         for address in addresses {
             let share = deadline.saturating_duration_since(Instant::now()) / left.max(1);
             left = left.saturating_sub(1);
-            last = match timeout(share, TcpStream::connect(address)).await {
+            last = match timeout(share, TcpStream::connect(*address)).await {
                 Ok(Ok(stream)) => {
                     configure_tcp(&stream).map_err(|error| DialError::Io(error.to_string()))?;
                     return Ok(stream);

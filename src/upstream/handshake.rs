@@ -210,6 +210,30 @@ async fn try_password(user: Option<&str>, password: &Secret, link: &mut Link<'_>
     }
 }
 
+/// Whether it lets in somebody who says nothing about himself; the error is its refusal.
+pub(super) async fn welcome(stream: &mut Stream) -> Result<(), DialError> {
+    let mut link = Link::new(stream);
+    link.check_greeting().await?;
+    check_open(&mut link).await?;
+    link.finish()
+}
+
+/// Asks an authenticated connection something whose answer is of interest as a whole. Nothing of it may be a secret.
+pub(super) async fn question(stream: &mut Stream, arguments: &[&[u8]]) -> Result<Answer, DialError> {
+    let mut link = Link::new(stream);
+    let answer = link.ask_whole(arguments, MAX_ANSWER).await?;
+    link.finish()?;
+    Ok(answer)
+}
+
+/// A whole answer.
+pub(super) enum Answer {
+    /// What was asked for.
+    Given(BytesFrame),
+    /// An error: nothing that depends on it is of interest.
+    Refused,
+}
+
 /// Without a credential: whether the server wants one shows only in an answer.
 async fn check_open(link: &mut Link<'_>) -> Result<(), DialError> {
     match link.ask(&[b"PING"]).await? {
@@ -338,12 +362,32 @@ impl<'a> Link<'a> {
         Ok(replies)
     }
 
-    /// Reads exactly one frame of at most [`MAX_REPLY`].
+    /// Reads an answer of at most [`MAX_REPLY`].
     async fn reply(&mut self) -> Result<Reply, DialError> {
         decode(&self.frame(MAX_REPLY).await?)
     }
 
-    /// Reads exactly one frame of at most so many bytes.
+    /// Sends one request and gives its whole answer, of at most `most` bytes.
+    async fn ask_whole(&mut self, arguments: &[&[u8]], most: usize) -> Result<Answer, DialError> {
+        if !self.unread.is_empty() {
+            return Err(DialError::Protocol("it sent more than it was asked for"));
+        }
+        let request = encode(arguments);
+        let written = async {
+            self.stream.write_all(&request).await?;
+            self.stream.flush().await
+        };
+        let written: io::Result<()> = written.await;
+        written.map_err(|error| io_error(&error))?;
+        let frame = self.frame(most).await?;
+        match decode_bytes(&frame) {
+            Ok(Some((BytesFrame::Error(_), _))) => Ok(Answer::Refused),
+            Ok(Some((frame, _))) => Ok(Answer::Given(frame)),
+            Ok(None) | Err(_) => Err(DialError::Protocol("its answer is malformed")),
+        }
+    }
+
+    /// Reads exactly one frame of at most `most` bytes.
     async fn frame(&mut self, most: usize) -> Result<Bytes, DialError> {
         let mut frame = BytesMut::new();
         loop {
@@ -461,6 +505,8 @@ fn show_start(bytes: &[u8]) -> String {
 
 /// Longest answer to AUTH, SELECT or PING; Redis's have less than 200 bytes.
 const MAX_REPLY: usize = 4096;
+/// Longest answer to a [`question`]: a section of INFO has some 3 KiB.
+const MAX_ANSWER: usize = 64 * 1024;
 /// Requests of [`would_run`] under way at once: some 4 KiB, less than any socket buffer.
 const ASKED_AT_ONCE: usize = 64;
 /// Our own code for a refusal because of a key: the command itself is permitted.

@@ -20,6 +20,7 @@ mod credential;
 mod dedicated;
 mod dial;
 mod error;
+mod examine;
 mod flight;
 mod handshake;
 mod login;
@@ -50,7 +51,9 @@ use crate::tls::{CertificateInfo, ClientTls, TlsError};
 
 use credential::CredentialStore;
 pub use dedicated::{Lane, LaneEnd};
+pub use dial::Steps;
 pub use error::{AuthRefusal, DialError, DialReason, SetupError};
+pub use examine::{Rights, ServerFacts, Skew, Visit, Welcome};
 pub use login::{Login, Target};
 pub use operator::{Answer, Operator};
 use pace::Pace;
@@ -234,6 +237,11 @@ impl Upstream {
     pub fn login_of(&self, user: &str) -> Arc<Login> {
         let logins = self.logins.load();
         Arc::clone(logins.get(user).unwrap_or(&self.own))
+    }
+
+    /// Whom Keyward itself is at Redis: for the health check, and for users without a login of their own.
+    pub fn own_login(&self) -> Arc<Login> {
+        Arc::clone(&self.own)
     }
 
     /// All logins that clients use.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::time::timeout;
 
-use super::{DialError, Upstream, handshake};
+use super::{DialError, Steps, Upstream, handshake};
 use crate::net::Stream;
 use crate::secret::Secret;
 
@@ -48,7 +48,7 @@ impl Upstream {
         user: Option<&str>,
         password: &Secret,
     ) -> Result<Option<Operator>, DialError> {
-        let mut stream = self.open().await?;
+        let mut stream = self.reach(&mut Steps::default()).await?;
         let patience = self.tuning.load().auth_timeout;
         let taken = timeout(patience, handshake::log_in_with(&mut stream, user, password))
             .await

@@ -20,6 +20,7 @@ mod big_values;
 mod cli;
 mod clients;
 mod commands;
+mod doctor;
 mod door;
 mod drain;
 mod fail2ban;

@@ -341,6 +341,11 @@ impl<'a> Wish<'a> {
         self
     }
 
+    pub(crate) fn not_yet_valid(mut self) -> Self {
+        self.not_before = OffsetDateTime::now_utc() + Duration::days(1);
+        self
+    }
+
     pub(crate) fn rsa(mut self) -> Self {
         self.rsa = true;
         self
