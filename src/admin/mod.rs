@@ -192,8 +192,9 @@ impl Pages {
                 }
                 None => not_found(),
             },
-            Page::Status { json } => (self.status.as_deref())
-                .map_or_else(not_found, |source| status_page::answer(source, request, peer, json)),
+            Page::Status { json } => (self.status.as_deref()).map_or_else(not_found, |source| {
+                status_page::answer(source, request, peer, json)
+            }),
             Page::Ready => {
                 let health = self.readiness.health();
                 let status = if health.ready {

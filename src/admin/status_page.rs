@@ -46,14 +46,21 @@ pub(super) fn answer<B>(
     peer: Option<IpAddr>,
     json: bool,
 ) -> Response<Full<Bytes>> {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
     if !may_see(peer, host) {
         return response(StatusCode::FORBIDDEN, TEXT, ELSEWHERE);
     }
     let status = source.status(false);
     if json {
         // Maps without text keys alone could fail, and there are none.
-        return response(StatusCode::OK, JSON, serde_json::to_vec(&*status).unwrap_or_default());
+        return response(
+            StatusCode::OK,
+            JSON,
+            serde_json::to_vec(&*status).unwrap_or_default(),
+        );
     }
     let refreshing = request.uri().query() != Some("refresh=off");
     let mut page = response(StatusCode::OK, HTML, html::page(&status, refreshing));
@@ -70,10 +77,12 @@ pub(super) fn answer<B>(
 /// Whether somebody from there, who called this machine so, may see it.
 fn may_see(peer: Option<IpAddr>, host: Option<&str>) -> bool {
     let local = |ip: IpAddr| ip.to_canonical().is_loopback();
-    let named = host.and_then(|host| host.parse::<Authority>().ok()).is_some_and(|authority| {
-        let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-        name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(local)
-    });
+    let named = host
+        .and_then(|host| host.parse::<Authority>().ok())
+        .is_some_and(|authority| {
+            let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+            name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(local)
+        });
     peer.is_some_and(local) && named
 }
 
@@ -91,11 +100,17 @@ fn base64(bytes: &[u8]) -> String {
     let mut text = String::new();
     for group in bytes.chunks(3) {
         let padded = [0, 1, 2].map(|at| group.get(at).copied().unwrap_or(0));
-        let bits = padded.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = padded
+            .iter()
+            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
         for digit in 0..4 {
             let value = bits >> (18 - 6 * digit) & 63;
             let found = usize::try_from(value).ok().and_then(|value| DIGITS.get(value));
-            text.push(if digit > group.len() { '=' } else { found.map_or('=', |digit| char::from(*digit)) });
+            text.push(if digit > group.len() {
+                '='
+            } else {
+                found.map_or('=', |digit| char::from(*digit))
+            });
         }
     }
     text
@@ -140,7 +155,13 @@ mod tests {
 
     #[test]
     fn base64_is_that_of_the_rfc() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
         assert_eq!(base64(&[0xfb, 0xff]), "+/8=");

@@ -50,17 +50,21 @@ pub(super) fn status(looking: &Looking) -> anyhow::Result<Exit> {
 impl Looking {
     fn address(&self) -> Result<SocketAddr, Exit> {
         let Some(url) = &self.url else {
-            return config::admin_section(&self.config.sources()).address.ok_or_else(|| {
-                talk("error: the admin listener is off (admin.address)");
-                Exit::NoAnswer
-            });
+            return config::admin_section(&self.config.sources())
+                .address
+                .ok_or_else(|| {
+                    talk("error: the admin listener is off (admin.address)");
+                    Exit::NoAnswer
+                });
         };
         let host = url.strip_prefix("http://").unwrap_or(url);
         let host = host.split('/').next().unwrap_or_default();
         match host.to_socket_addrs().map(|mut found| found.next()) {
             Ok(Some(address)) => Ok(address),
             _ => {
-                talk(&format!("error: {url} is not the URL of an admin listener, such as http://127.0.0.1:6390"));
+                talk(&format!(
+                    "error: {url} is not the URL of an admin listener, such as http://127.0.0.1:6390"
+                ));
                 Err(Exit::Usage)
             }
         }
@@ -70,7 +74,9 @@ impl Looking {
         let answer = match healthcheck::ask(address, "/status.json", MAX_ANSWER) {
             Ok(answer) => answer,
             Err(error) => {
-                talk(&format!("error: no answer from {address}: {error:#}; is keyward running?"));
+                talk(&format!(
+                    "error: no answer from {address}: {error:#}; is keyward running?"
+                ));
                 return Exit::NoAnswer;
             }
         };
@@ -82,7 +88,9 @@ impl Looking {
         let status: Status = match serde_json::from_str(body) {
             Ok(status) => status,
             Err(error) => {
-                talk(&format!("error: the answer of {address} cannot be read ({error}): is it keyward?"));
+                talk(&format!(
+                    "error: the answer of {address} cannot be read ({error}): is it keyward?"
+                ));
                 return Exit::NoAnswer;
             }
         };

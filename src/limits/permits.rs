@@ -192,7 +192,9 @@ impl Limits {
     pub fn by_user(&self) -> BTreeMap<String, u64> {
         let state = self.state();
         let users = state.users.iter();
-        users.map(|(user, open)| (user.to_string(), *open as u64)).collect()
+        users
+            .map(|(user, open)| (user.to_string(), *open as u64))
+            .collect()
     }
 
     /// Connections of this source over all listeners.

@@ -14,7 +14,8 @@ use prometheus::proto::MetricFamily;
 
 use crate::admin::{Readiness, StatusSource};
 use crate::config::{
-    ClientCertificates, Config, CredentialSource, Diagnostic, ListenAddress, LoginMode, Sources, UpstreamAddress,
+    ClientCertificates, Config, CredentialSource, Diagnostic, ListenAddress, LoginMode, Sources,
+    UpstreamAddress,
 };
 use crate::status::facts::{Check, Facts, ListenerFacts, Live, UpstreamFacts, UserFacts};
 use crate::status::history::{Now, Ring};
@@ -102,7 +103,11 @@ impl Board {
         };
         let phase = if self.readiness.is_draining() {
             Phase::Draining
-        } else if facts.upstreams.iter().all(|upstream| checks.contains_key(&upstream.name)) {
+        } else if facts
+            .upstreams
+            .iter()
+            .all(|upstream| checks.contains_key(&upstream.name))
+        {
             Phase::Serving
         } else {
             Phase::Starting
@@ -174,7 +179,8 @@ pub(super) fn facts(
     sources: &Sources,
 ) -> Facts {
     let mut facts = Facts {
-        source: (sources.file.as_ref()).map_or_else(|| "environment".to_owned(), |file| file.display().to_string()),
+        source: (sources.file.as_ref())
+            .map_or_else(|| "environment".to_owned(), |file| file.display().to_string()),
         lockout: config.login.lockout,
         ..Facts::default()
     };
@@ -186,7 +192,11 @@ pub(super) fn facts(
         facts.listeners.push(ListenerFacts {
             name: section.name.clone(),
             address,
-            upstream: config.upstreams.get(section.upstream).map(|known| known.name.clone()).unwrap_or_default(),
+            upstream: config
+                .upstreams
+                .get(section.upstream)
+                .map(|known| known.name.clone())
+                .unwrap_or_default(),
             tls: section.tls.is_some(),
             local,
             client_certificates: match section.tls.as_ref().map(|tls| tls.client_certificates) {
@@ -197,17 +207,26 @@ pub(super) fn facts(
             login: section.login == LoginMode::Password,
         });
         for name in prepared.users.names() {
-            let Some(user) = prepared.users.get(name) else { continue };
+            let Some(user) = prepared.users.get(name) else {
+                continue;
+            };
             let entry = config.users.iter().find(|entry| entry.name == name);
             facts.users.push(UserFacts {
                 name: name.to_owned(),
                 listener: section.name.clone(),
                 enabled: user.enabled,
                 observed: user.observe,
-                connections_max: entry.and_then(|entry| entry.max_connections).map(|most| most as u64),
+                connections_max: entry
+                    .and_then(|entry| entry.max_connections)
+                    .map(|most| most as u64),
             });
         }
-        facts.certificates.extend(prepared.certificates.iter().map(|info| certificate(&section.name, info)));
+        facts.certificates.extend(
+            prepared
+                .certificates
+                .iter()
+                .map(|info| certificate(&section.name, info)),
+        );
         let list = section.tls.as_ref().and_then(|tls| tls.client_crl_file.as_ref());
         if let (Some(file), Some(ends)) = (list, prepared.crl_next_update) {
             facts.certificates.push(Certificate {
@@ -223,7 +242,10 @@ pub(super) fn facts(
         let local = match &section.address {
             UpstreamAddress::Unix(_) => true,
             UpstreamAddress::Tcp { host, .. } => {
-                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+                host == "localhost"
+                    || host
+                        .parse::<IpAddr>()
+                        .is_ok_and(|ip| ip.to_canonical().is_loopback())
             }
         };
         facts.upstreams.push(UpstreamFacts {
@@ -237,11 +259,18 @@ pub(super) fn facts(
                 _ => None,
             },
         });
-        facts.certificates.extend(upstream.certificates().iter().map(|info| certificate(upstream.name(), info)));
+        facts.certificates.extend(
+            upstream
+                .certificates()
+                .iter()
+                .map(|info| certificate(upstream.name(), info)),
+        );
     }
     // One file may be named at several places.
     let mut seen = BTreeSet::new();
-    facts.certificates.retain(|known| seen.insert((known.role.clone(), known.owner.clone(), known.file.clone())));
+    facts
+        .certificates
+        .retain(|known| seen.insert((known.role.clone(), known.owner.clone(), known.file.clone())));
     facts
 }
 
@@ -257,8 +286,16 @@ fn certificate(owner: &str, info: &CertificateInfo) -> Certificate {
 
 /// A fault as one line; its message never holds a secret.
 fn told(fault: &Diagnostic) -> String {
-    let place = fault.location.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
-    let help = fault.help.as_deref().map(|help| format!("; {help}")).unwrap_or_default();
+    let place = fault
+        .location
+        .as_ref()
+        .map(|place| format!("{place}: "))
+        .unwrap_or_default();
+    let help = fault
+        .help
+        .as_deref()
+        .map(|help| format!("; {help}"))
+        .unwrap_or_default();
     format!("{place}{}{help}", fault.message)
 }
 
@@ -267,8 +304,11 @@ fn read(families: &[MetricFamily]) -> Reading {
     let mut reading = Reading::default();
     for family in families.iter().filter(|family| Reading::wants(family.name())) {
         for metric in family.get_metric() {
-            let labels: Vec<(&str, &str)> =
-                metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
+            let labels: Vec<(&str, &str)> = metric
+                .get_label()
+                .iter()
+                .map(|label| (label.name(), label.value()))
+                .collect();
             let histogram = metric.get_histogram();
             let buckets = histogram.get_bucket();
             if buckets.is_empty() {
@@ -278,7 +318,9 @@ fn read(families: &[MetricFamily]) -> Reading {
                 continue;
             }
             let mut below = 0;
-            let bounds = buckets.iter().map(|bucket| (bucket.upper_bound().to_string(), bucket.cumulative_count()));
+            let bounds = buckets
+                .iter()
+                .map(|bucket| (bucket.upper_bound().to_string(), bucket.cumulative_count()));
             let all = bounds.chain([("+Inf".to_owned(), histogram.get_sample_count())]);
             for (bound, count) in all {
                 let mut labels = labels.clone();

@@ -177,7 +177,10 @@ fn upstreams(facts: &Facts, live: &Live, reading: &Reading) -> Vec<Upstream> {
             since: check.map(|check| check.since),
             detail: check.map(|check| check.detail.clone()).unwrap_or_default(),
             ping_seconds: check.and_then(|check| check.ping_seconds),
-            connect_p50_seconds: quantile(0.5, connects.map(|(series, count)| (series.label("le"), whole(count)))),
+            connect_p50_seconds: quantile(
+                0.5,
+                connects.map(|(series, count)| (series.label("le"), whole(count))),
+            ),
             connections: count(UPSTREAM_OPEN),
             connections_max: count(UPSTREAM_MAX),
             lanes_shared: lanes("shared"),
@@ -226,7 +229,9 @@ fn users(facts: &Facts, live: &Live, reading: &Reading, ring: &Ring) -> Vec<User
         user.observed |= known.observed;
     }
     let mut users: Vec<User> = users.into_values().collect();
-    users.sort_by_key(|user| std::cmp::Reverse((user.refused_logins + user.refused_commands, user.connections)));
+    users.sort_by_key(|user| {
+        std::cmp::Reverse((user.refused_logins + user.refused_commands, user.connections))
+    });
     users
 }
 

@@ -14,8 +14,16 @@ pub(super) fn requests(out: &mut Markup, history: &History) {
     let first = MINUTES - values.len();
     for (at, value) in values.iter().enumerate() {
         let x = column(first + at);
-        out.raw(if at == 0 { "M" } else { "L" }).length(x).raw(" ").length(HEIGHT);
-        out.raw("V").length(height(*value, top)).raw("H").length(x + STEP).raw("V").length(HEIGHT);
+        out.raw(if at == 0 { "M" } else { "L" })
+            .length(x)
+            .raw(" ")
+            .length(HEIGHT);
+        out.raw("V")
+            .length(height(*value, top))
+            .raw("H")
+            .length(x + STEP)
+            .raw("V")
+            .length(HEIGHT);
     }
     out.raw("\"/>");
     let labels = known(history, &history.requests).map(|count| counted(count, "request"));
@@ -31,8 +39,15 @@ pub(super) fn refusals(out: &mut Markup, history: &History) {
     let first = MINUTES - values.len();
     for (at, value) in values.iter().enumerate().filter(|(_, value)| **value > 0.0) {
         let y = height(*value, top).min(HEIGHT - 2.0);
-        out.raw("<rect class=\"bar\" x=\"").length(column(first + at) + 0.5).raw("\" y=\"").length(y);
-        out.raw("\" width=\"").length(STEP - 1.0).raw("\" height=\"").length(HEIGHT - y).raw("\"/>");
+        out.raw("<rect class=\"bar\" x=\"")
+            .length(column(first + at) + 0.5)
+            .raw("\" y=\"")
+            .length(y);
+        out.raw("\" width=\"")
+            .length(STEP - 1.0)
+            .raw("\" height=\"")
+            .length(HEIGHT - y)
+            .raw("\"/>");
     }
     let labels = known(history, &history.refusals).map(|count| counted(count, "refusal"));
     hints(out, first, labels);
@@ -65,7 +80,12 @@ fn line(out: &mut Markup, begin: &'static str, values: &[Option<f64>], first: us
         if let Some(value) = value {
             let (x, y) = (column(first + at), height(*value, top));
             // A minute is a step, so that a single one can be seen.
-            out.raw(if pen_down { "L" } else { "M" }).length(x).raw(" ").length(y).raw("H").length(x + STEP);
+            out.raw(if pen_down { "L" } else { "M" })
+                .length(x)
+                .raw(" ")
+                .length(y)
+                .raw("H")
+                .length(x + STEP);
         }
         pen_down = value.is_some();
     }
@@ -73,14 +93,19 @@ fn line(out: &mut Markup, begin: &'static str, values: &[Option<f64>], first: us
 }
 
 fn open(out: &mut Markup, label: &'static str) {
-    out.raw("<svg class=\"chart\" viewBox=\"0 0 240 56\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"");
+    out.raw(
+        "<svg class=\"chart\" viewBox=\"0 0 240 56\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"",
+    );
     out.raw(label).raw("\"><path class=\"base\" d=\"M0 55.5H240\"/>");
 }
 
 fn hints(out: &mut Markup, first: usize, labels: impl Iterator<Item = String>) {
     for (at, label) in labels.enumerate() {
         let ago = MINUTES - 1 - (first + at).min(MINUTES - 1);
-        out.raw("<rect class=\"hint\" x=\"").length(column(first + at)).raw("\" width=\"").length(STEP);
+        out.raw("<rect class=\"hint\" x=\"")
+            .length(column(first + at))
+            .raw("\" width=\"")
+            .length(STEP);
         out.raw("\" height=\"56\"><title>");
         match ago {
             0 => out.raw("now"),

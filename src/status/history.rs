@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::reading::{
-    AUTH_FAILURES, COMMANDS, DENIED, DURATION, Reading, Series, AUTH_LOCKOUTS, REJECTED,
-};
+use super::reading::{AUTH_FAILURES, AUTH_LOCKOUTS, COMMANDS, DENIED, DURATION, REJECTED, Reading, Series};
 use super::words;
 
 /// A moment, by both clocks: the wall's is for people, the other cannot jump.
@@ -110,7 +108,10 @@ impl Ring {
         labels: &'a [(&'a str, &'a str)],
         seconds: u64,
     ) -> impl Iterator<Item = Increase<'a>> {
-        let fitting = self.series.iter().filter(move |(series, _)| series.fits(name, labels));
+        let fitting = self
+            .series
+            .iter()
+            .filter(move |(series, _)| series.fits(name, labels));
         fitting
             .map(move |(series, counted)| Increase {
                 series,
@@ -122,7 +123,9 @@ impl Ring {
 
     /// The sum of [`Ring::increases`].
     pub(super) fn increase(&self, name: &str, labels: &[(&str, &str)], seconds: u64) -> u64 {
-        self.increases(name, labels, seconds).map(|found| found.count).sum()
+        self.increases(name, labels, seconds)
+            .map(|found| found.count)
+            .sum()
     }
 
     /// The time that this share of a listener's commands did not exceed; `None` without any.
@@ -149,7 +152,11 @@ impl Ring {
             };
             history.requests.push(minute(&self.requests));
             history.refusals.push(minute(&self.refusals));
-            let counts = || durations.iter().map(|(series, counted)| (series.label("le"), minute(counted)));
+            let counts = || {
+                durations
+                    .iter()
+                    .map(|(series, counted)| (series.label("le"), minute(counted)))
+            };
             history.p50_seconds.push(quantile(0.5, counts()));
             history.p99_seconds.push(quantile(0.99, counts()));
         }
@@ -175,14 +182,18 @@ impl Ring {
         let standing = self
             .standing
             .entry((id.to_owned(), subject.to_owned()))
-            .or_insert(Standing { since: now, seen: true });
+            .or_insert(Standing {
+                since: now,
+                seen: true,
+            });
         standing.seen = true;
         standing.since
     }
 
     /// Forgets the problems that were not asked about since the last time.
     pub(super) fn forget_solved(&mut self) {
-        self.standing.retain(|_, standing| std::mem::take(&mut standing.seen));
+        self.standing
+            .retain(|_, standing| std::mem::take(&mut standing.seen));
     }
 }
 
@@ -200,13 +211,20 @@ impl Default for Counted {
 impl Counted {
     fn count(&mut self, value: f64, slot: u64, unix: i64) {
         // One that shrinks was made anew: what it shows has been counted since.
-        let grown = if value < self.value { value } else { value - self.value };
+        let grown = if value < self.value {
+            value
+        } else {
+            value - self.value
+        };
         self.value = value;
         if grown <= 0.0 {
             return;
         }
         // Slots without a count in between still hold what was an hour ago.
-        let first = self.written.saturating_add(1).max(slot.saturating_sub(SLOTS as u64 - 1));
+        let first = self
+            .written
+            .saturating_add(1)
+            .max(slot.saturating_sub(SLOTS as u64 - 1));
         for stale in first..=slot {
             if let Some(cell) = self.slots.get_mut(index(stale)) {
                 *cell = 0;
@@ -248,7 +266,10 @@ pub(super) fn quantile<'a>(share: f64, counts: impl Iterator<Item = (&'a str, u6
     let mut buckets: Vec<(f64, u64)> = Vec::new();
     for (bound, count) in counts {
         let bound = bound.parse().unwrap_or(f64::INFINITY);
-        match buckets.iter_mut().find(|(known, _)| known.total_cmp(&bound).is_eq()) {
+        match buckets
+            .iter_mut()
+            .find(|(known, _)| known.total_cmp(&bound).is_eq())
+        {
             Some((_, sum)) => *sum += count,
             None => buckets.push((bound, count)),
         }

@@ -1,9 +1,10 @@
 //! The page: one file of markup and style, without scripts and without anything from elsewhere.
 
 use super::markup::Markup;
-use super::words::{ago, bytes, counted, date, latency, number, rate, span, state, until, user};
+use super::words::{ago, bytes, counted, date, lasting, latency, number, rate, span, state, until, user};
 use super::{
-    Certificate, Listener, Phase, Problem, RefusedRow, Severity, State, Status, Upstream, UpstreamState, User, chart,
+    Certificate, Listener, Phase, Problem, RefusedRow, Severity, State, Status, Upstream, UpstreamState,
+    User, chart,
 };
 
 /// The style sheet, as it stands between the tags; its hash is what the page's security policy allows.
@@ -24,7 +25,14 @@ pub fn page(status: &Status, refreshing: bool) -> String {
     problems(&mut out, status);
     charts(&mut out, status);
     refused(&mut out, status);
-    section(&mut out, "Listeners", "", &LISTENER, status.listeners.iter().map(listener), "");
+    section(
+        &mut out,
+        "Listeners",
+        "",
+        &LISTENER,
+        status.listeners.iter().map(listener),
+        "",
+    );
     let rows = status.upstreams.iter().map(|known| upstream(known, status.now));
     section(&mut out, "Upstreams", "", &UPSTREAM, rows, "");
     let more = match status.users_total.saturating_sub(status.users.len()) {
@@ -33,8 +41,18 @@ pub fn page(status: &Status, refreshing: bool) -> String {
     };
     let rows = status.users.iter().map(|known| account(known, status.now));
     section(&mut out, "Users", &more, &USER, rows, "There are no users.");
-    let rows = status.certificates.iter().map(|known| certificate(known, status.now));
-    section(&mut out, "Certificates", "", &CERTIFICATE, rows, "None are loaded.");
+    let rows = status
+        .certificates
+        .iter()
+        .map(|known| certificate(known, status.now));
+    section(
+        &mut out,
+        "Certificates",
+        "",
+        &CERTIFICATE,
+        rows,
+        "None are loaded.",
+    );
     foot(&mut out, status, refreshing);
     out.raw("</main>\n</body>\n</html>\n");
     out.finish()
@@ -42,7 +60,11 @@ pub fn page(status: &Status, refreshing: bool) -> String {
 
 /// What the state is in a few words; of the tab and of the top of the page.
 pub(super) fn headline(status: &Status) -> String {
-    let bad = status.problems.iter().filter(|problem| problem.severity != Severity::Notice).count();
+    let bad = status
+        .problems
+        .iter()
+        .filter(|problem| problem.severity != Severity::Notice)
+        .count();
     match (status.phase, bad) {
         (Phase::Draining, _) => "Draining".to_owned(),
         (Phase::Starting, 0) => "Starting".to_owned(),
@@ -74,15 +96,21 @@ fn head(out: &mut Markup, status: &Status) {
         State::Warning => "<span class=\"light warning\"></span>",
         State::Critical => "<span class=\"light critical\"></span>",
     });
-    out.raw("<div><h1>").text(&headline(status)).raw("</h1><p>Keyward ").text(&status.version);
+    out.raw("<div><h1>")
+        .text(&headline(status))
+        .raw("</h1><p>Keyward ")
+        .text(&status.version);
     if status.started > 0 {
-        out.raw(", up for ").text(&span(status.now.saturating_sub(status.started)));
+        out.raw(", up for ")
+            .text(&span(status.now.saturating_sub(status.started)));
     }
     out.raw(" · configuration: ").text(&status.configuration.source);
     if let Some(loaded) = status.configuration.loaded {
         out.raw(", loaded ").text(&ago(loaded, status.now));
     }
-    out.raw(" · ").text(&date(status.now)).raw("</p></div></header>\n");
+    out.raw(" · ")
+        .text(&date(status.now))
+        .raw("</p></div></header>\n");
 }
 
 fn problems(out: &mut Markup, status: &Status) {
@@ -95,52 +123,76 @@ fn problems(out: &mut Markup, status: &Status) {
     }
     let more = status.problems_total.saturating_sub(status.problems.len());
     if more > 0 {
-        out.raw("<li>and ").text(&counted(more as u64, "further problem")).raw("</li>\n");
+        out.raw("<li>and ")
+            .text(&counted(more as u64, "further problem"))
+            .raw("</li>\n");
     }
     out.raw("</ul>\n");
 }
 
 fn one_problem(out: &mut Markup, problem: &Problem, now: i64) {
     out.raw(match problem.severity {
-        Severity::Critical => "<li class=\"critical\"><div class=\"head\"><p><span class=\"word\">critical</span><strong>",
-        Severity::Warning => "<li class=\"warning\"><div class=\"head\"><p><span class=\"word\">warning</span><strong>",
+        Severity::Critical => {
+            "<li class=\"critical\"><div class=\"head\"><p><span class=\"word\">critical</span><strong>"
+        }
+        Severity::Warning => {
+            "<li class=\"warning\"><div class=\"head\"><p><span class=\"word\">warning</span><strong>"
+        }
         Severity::Notice => "<li><div class=\"head\"><p><span class=\"word\">notice</span><strong>",
     });
-    out.text(&problem.title).raw("</strong></p><span class=\"when\">since ").text(&date(problem.since));
-    out.raw(", ").text(&ago(problem.since, now)).raw("</span></div>");
+    out.text(&problem.title)
+        .raw("</strong></p><span class=\"when\" title=\"since ")
+        .text(&date(problem.since))
+        .raw("\">");
+    if !problem.runbook.is_empty() {
+        out.text(&problem.id).raw(" · ");
+    }
+    out.text(&lasting(problem.since, now)).raw("</span></div>");
     if !problem.detail.is_empty() {
         out.raw("<p class=\"detail\">").text(&problem.detail).raw("</p>");
     }
-    out.raw("<p class=\"remedy\"><span>").text(&problem.remedy).raw("</span></p>");
-    if !problem.runbook.is_empty() {
-        out.raw("<p class=\"id\">").text(&problem.id).raw("</p>");
-    }
+    out.raw("<p class=\"remedy\"><span>")
+        .text(&problem.remedy)
+        .raw("</span></p>");
     out.raw("</li>\n");
 }
 
 fn charts(out: &mut Markup, status: &Status) {
     let history = &status.history;
     let total = |values: &[u64]| number(values.iter().sum());
-    let rates = status.listeners.iter().map(|listener| listener.requests_per_second);
-    out.raw("<div class=\"charts\">\n<figure><figcaption>Requests a second<b>").text(&rate(rates.sum()));
+    let rates = status
+        .listeners
+        .iter()
+        .map(|listener| listener.requests_per_second);
+    out.raw("<div class=\"charts\">\n<figure><figcaption>Requests a second<b>")
+        .text(&rate(rates.sum()));
     out.raw("</b></figcaption>");
     chart::requests(out, history);
     axis(out);
-    out.raw("<span>").text(&total(&history.requests)).raw(" in the last hour</span>").raw(AXIS_END);
-    out.raw("<figure><figcaption>Refused in the last hour<b>").text(&total(&history.refusals));
+    out.raw("<span>")
+        .text(&total(&history.requests))
+        .raw(" in the last hour</span>")
+        .raw(AXIS_END);
+    out.raw("<figure><figcaption>Refused in the last hour<b>")
+        .text(&total(&history.refusals));
     out.raw("</b></figcaption>");
     chart::refusals(out, history);
     axis(out);
-    out.raw("<span>logins, commands, connections</span>").raw(AXIS_END);
+    out.raw("<span>logins, commands, connections</span>")
+        .raw(AXIS_END);
     let last = |values: &[Option<f64>]| {
         let found = values.iter().rev().flatten().next();
         found.map_or_else(|| "–".to_owned(), |value| latency(*value))
     };
-    out.raw("<figure><figcaption>Latency, p99<b>").text(&last(&history.p99_seconds)).raw("</b></figcaption>");
+    out.raw("<figure><figcaption>Latency, p99<b>")
+        .text(&last(&history.p99_seconds))
+        .raw("</b></figcaption>");
     chart::latencies(out, history);
     axis(out);
-    out.raw("<span><span class=\"key\">p50 ").text(&last(&history.p50_seconds));
-    out.raw("</span> &nbsp; <span class=\"key slow\">p99</span></span>").raw(AXIS_END);
+    out.raw("<span><span class=\"key\">p50 ")
+        .text(&last(&history.p50_seconds));
+    out.raw("</span> &nbsp; <span class=\"key slow\">p99</span></span>")
+        .raw(AXIS_END);
     out.raw("</div>\n");
 }
 
@@ -150,7 +202,8 @@ fn axis(out: &mut Markup) {
 
 fn refused(out: &mut Markup, status: &Status) {
     let refused = &status.refused;
-    out.raw("<h2>Who is being refused<small>in the last ").text(&span(window(refused.window_seconds)));
+    out.raw("<h2>Who is being refused<small>in the last ")
+        .text(&span(window(refused.window_seconds)));
     out.raw("</small></h2>\n<div class=\"pair\">\n");
     let rows = refused.logins.iter().map(|row| {
         let who = Cell::note(user(&row.user), &row.listener);
@@ -161,10 +214,27 @@ fn refused(out: &mut Markup, status: &Status) {
         let what = Cell::note(&row.command.replace('|', " ").to_uppercase(), &by(row));
         refusal(row, what, status.now)
     });
-    card(out, "Commands", &total(refused.commands_total), &COMMAND, rows, "None.");
+    card(
+        out,
+        "Commands",
+        &total(refused.commands_total),
+        &COMMAND,
+        rows,
+        "None.",
+    );
     if !refused.connections.is_empty() {
-        let rows = refused.connections.iter().map(|row| refusal(row, Cell::text(&row.listener), status.now));
-        card(out, "Connections", &total(refused.connections_total), &CONNECTION, rows, "None.");
+        let rows = refused
+            .connections
+            .iter()
+            .map(|row| refusal(row, Cell::text(&row.listener), status.now));
+        card(
+            out,
+            "Connections",
+            &total(refused.connections_total),
+            &CONNECTION,
+            rows,
+            "None.",
+        );
     }
     if !refused.lockouts.is_empty() {
         let rows = refused.lockouts.iter().map(|lockout| {
@@ -174,18 +244,31 @@ fn refused(out: &mut Markup, status: &Status) {
                 Cell::number(number(lockout.times.into())),
             ]
         });
-        card(out, "Locked out now", &total(refused.lockouts_total as u64), &LOCKOUT, rows, "");
+        card(
+            out,
+            "Locked out now",
+            &total(refused.lockouts_total as u64),
+            &LOCKOUT,
+            rows,
+            "",
+        );
     }
     if !refused.slowed_users.is_empty() {
         let rows = refused.slowed_users.iter().map(|slowed| {
-            vec![Cell::note(&slowed.user, &slowed.listener), Cell::number(number(slowed.failures.into()))]
+            vec![
+                Cell::note(&slowed.user, &slowed.listener),
+                Cell::number(number(slowed.failures.into())),
+            ]
         });
         card(out, "Guessed at from many addresses", "", &SLOWED, rows, "");
     }
     out.raw("</div>\n");
     if refused.not_followed > 0 {
-        out.raw("<p class=\"empty\">").text(&counted(refused.not_followed as u64, "further kind"));
-        out.raw(" of refusals or failures not listed: there are too many. The metrics have all of them.</p>\n");
+        out.raw("<p class=\"empty\">")
+            .text(&counted(refused.not_followed as u64, "further kind"));
+        out.raw(
+            " of refusals or failures not listed: there are too many. The metrics have all of them.</p>\n",
+        );
     }
 }
 
@@ -217,7 +300,11 @@ fn listener(known: &Listener) -> Vec<Cell> {
         "required" => asks.push("client certificate"),
         _ => {}
     }
-    asks.push(if known.login == "none" { "no login" } else { "login" });
+    asks.push(if known.login == "none" {
+        "no login"
+    } else {
+        "login"
+    });
     let connections = number(known.connections);
     let strangers = match known.unauthenticated {
         0 => String::new(),
@@ -228,8 +315,12 @@ fn listener(known: &Listener) -> Vec<Cell> {
         Cell::note(&known.name, &known.address),
         Cell::text(&asks.join(", ")),
         Cell::text(&known.upstream),
-        Cell::part(format!("{connections} of {}", number(known.connections_max)), known.connections, known.connections_max)
-            .noted(strangers),
+        Cell::part(
+            format!("{connections} of {}", number(known.connections_max)),
+            known.connections,
+            known.connections_max,
+        )
+        .noted(strangers),
         Cell::number(rate(known.requests_per_second)),
         time(known.p50_seconds),
         time(known.p99_seconds),
@@ -238,7 +329,10 @@ fn listener(known: &Listener) -> Vec<Cell> {
 }
 
 fn upstream(known: &Upstream, now: i64) -> Vec<Cell> {
-    let since = known.since.map(|since| format!("for {}", span(now.saturating_sub(since)))).unwrap_or_default();
+    let since = known
+        .since
+        .map(|since| format!("for {}", span(now.saturating_sub(since))))
+        .unwrap_or_default();
     let class = match known.state {
         UpstreamState::Up => "good",
         UpstreamState::Down => "bad",
@@ -255,19 +349,29 @@ fn upstream(known: &Upstream, now: i64) -> Vec<Cell> {
         (0, 0) => String::new(),
         (waiting, queued) => format!("{} waiting, {} in flight", number(waiting), number(queued)),
     };
-    let address = if known.tls { format!("{}, TLS", known.address) } else { known.address.clone() };
+    let address = if known.tls {
+        format!("{}, TLS", known.address)
+    } else {
+        known.address.clone()
+    };
     vec![
         Cell::note(&known.name, &address),
         Cell::text(state(known.state)).coloured(class).noted(since),
         time(known.ping_seconds),
         time(known.connect_p50_seconds),
         Cell::part(
-            format!("{} of {}", number(known.connections), number(known.connections_max)),
+            format!(
+                "{} of {}",
+                number(known.connections),
+                number(known.connections_max)
+            ),
             known.connections,
             known.connections_max,
         ),
         Cell::text(&lanes).noted(waiting),
-        known.credential_changed.map_or_else(Cell::none, |at| Cell::number(age(at, now))),
+        known
+            .credential_changed
+            .map_or_else(Cell::none, |at| Cell::number(age(at, now))),
     ]
 }
 
@@ -283,7 +387,13 @@ fn account(known: &User, now: i64) -> Vec<Cell> {
     };
     let connections = known.connections_max.map_or_else(
         || Cell::number(number(known.connections)),
-        |most| Cell::part(format!("{} of {}", number(known.connections), number(most)), known.connections, most),
+        |most| {
+            Cell::part(
+                format!("{} of {}", number(known.connections), number(most)),
+                known.connections,
+                most,
+            )
+        },
     );
     vec![
         Cell::note(&known.name, mode),
@@ -291,7 +401,9 @@ fn account(known: &User, now: i64) -> Vec<Cell> {
         connections,
         Cell::number(number(known.refused_logins)),
         Cell::number(number(known.refused_commands)),
-        known.credential_changed.map_or_else(Cell::none, |at| Cell::number(age(at, now))),
+        known
+            .credential_changed
+            .map_or_else(Cell::none, |at| Cell::number(age(at, now))),
     ]
 }
 
@@ -314,15 +426,22 @@ fn certificate(known: &Certificate, now: i64) -> Vec<Cell> {
         Cell::text(&known.owner),
         Cell::text(role),
         Cell::note(&known.file, &known.subject),
-        Cell::number(until(known.ends, now)).coloured(class).noted(date(known.ends)),
+        Cell::number(until(known.ends, now))
+            .coloured(class)
+            .noted(date(known.ends)),
     ]
 }
 
 fn foot(out: &mut Markup, status: &Status, refreshing: bool) {
     let process = &status.process;
-    out.raw("<footer><span>").text(&bytes(process.memory_bytes)).raw(" of memory</span><span>");
-    out.text(&number(process.open_files)).raw(" of ").text(&number(process.open_files_max));
-    out.raw(" open files</span><span>").text(&span(super::words::seconds(process.cpu_seconds)));
+    out.raw("<footer><span>")
+        .text(&bytes(process.memory_bytes))
+        .raw(" of memory</span><span>");
+    out.text(&number(process.open_files))
+        .raw(" of ")
+        .text(&number(process.open_files_max));
+    out.raw(" open files</span><span>")
+        .text(&span(super::words::seconds(process.cpu_seconds)));
     out.raw(" of CPU time</span>").raw(if refreshing {
         "<span>asked again every 10 s, <a href=\"?refresh=off\">stop</a></span>"
     } else {
@@ -388,14 +507,24 @@ fn table(
     }
     out.raw("<table>");
     if let Some((title, note)) = caption {
-        out.raw("<caption>").raw(title).raw("<small>").text(note).raw("</small></caption>");
+        out.raw("<caption>")
+            .raw(title)
+            .raw("<small>")
+            .text(note)
+            .raw("</small></caption>");
     }
     out.raw("<thead><tr>");
     for (heading, number) in columns {
-        out.raw(if *number { "<th class=\"n\" scope=\"col\">" } else { "<th scope=\"col\">" });
+        out.raw(if *number {
+            "<th class=\"n\" scope=\"col\">"
+        } else {
+            "<th scope=\"col\">"
+        });
         out.raw(heading).raw("</th>");
     }
-    out.raw("</tr></thead>\n<tbody>\n").append(&body).raw("</tbody></table>");
+    out.raw("</tr></thead>\n<tbody>\n")
+        .append(&body)
+        .raw("</tbody></table>");
 }
 
 /// One field of a table.
@@ -412,11 +541,17 @@ struct Cell {
 
 impl Cell {
     fn text(text: &str) -> Self {
-        Self { text: text.to_owned(), ..Self::default() }
+        Self {
+            text: text.to_owned(),
+            ..Self::default()
+        }
     }
 
     fn number(text: String) -> Self {
-        Self { text, ..Self::default() }
+        Self {
+            text,
+            ..Self::default()
+        }
     }
 
     fn note(text: &str, note: &str) -> Self {
@@ -428,7 +563,11 @@ impl Cell {
     }
 
     fn part(text: String, part: u64, all: u64) -> Self {
-        Self { text, part: Some((part, all)), ..Self::default() }
+        Self {
+            text,
+            part: Some((part, all)),
+            ..Self::default()
+        }
     }
 
     fn noted(mut self, note: String) -> Self {
@@ -442,12 +581,20 @@ impl Cell {
     }
 
     fn write(&self, out: &mut Markup, heading: &'static str, number: bool) {
-        out.raw(if number { "<td class=\"n\" data-label=\"" } else { "<td data-label=\"" });
+        out.raw(if number {
+            "<td class=\"n\" data-label=\""
+        } else {
+            "<td data-label=\""
+        });
         out.raw(heading).raw("\"><div>");
         if self.colour.is_empty() {
             out.text(&self.text);
         } else {
-            out.raw("<span class=\"").raw(self.colour).raw("\">").text(&self.text).raw("</span>");
+            out.raw("<span class=\"")
+                .raw(self.colour)
+                .raw("\">")
+                .text(&self.text)
+                .raw("</span>");
         }
         if let Some((part, all)) = self.part {
             gauge(out, part, all);
@@ -462,7 +609,8 @@ impl Cell {
 fn gauge(out: &mut Markup, part: u64, all: u64) {
     let share = super::words::ratio(part, all.max(1)).clamp(0.0, 1.0);
     out.raw("<svg class=\"gauge\" viewBox=\"0 0 96 4\" aria-hidden=\"true\"><rect class=\"all\" width=\"96\" height=\"4\" rx=\"2\"/><rect class=\"");
-    out.raw(if share > 0.8 { "full" } else { "part" }).raw("\" width=\"");
+    out.raw(if share > 0.8 { "full" } else { "part" })
+        .raw("\" width=\"");
     // What is there can be seen.
     let width = if part == 0 { 0.0 } else { (96.0 * share).max(2.0) };
     out.length(width).raw("\" height=\"4\" rx=\"2\"/></svg>");
@@ -496,9 +644,24 @@ const USER: [Column; 6] = [
     ("Password age", true),
 ];
 const CERTIFICATE: [Column; 4] = [("Of", false), ("Use", false), ("File", false), ("Ends", true)];
-const LOGIN: [Column; 4] = [("User", false), ("Reason", false), ("Times", true), ("Last", true)];
-const COMMAND: [Column; 4] = [("Command", false), ("Reason", false), ("Times", true), ("Last", true)];
-const CONNECTION: [Column; 4] = [("Listener", false), ("Reason", false), ("Times", true), ("Last", true)];
+const LOGIN: [Column; 4] = [
+    ("User", false),
+    ("Reason", false),
+    ("Times", true),
+    ("Last", true),
+];
+const COMMAND: [Column; 4] = [
+    ("Command", false),
+    ("Reason", false),
+    ("Times", true),
+    ("Last", true),
+];
+const CONNECTION: [Column; 4] = [
+    ("Listener", false),
+    ("Reason", false),
+    ("Times", true),
+    ("Last", true),
+];
 const LOCKOUT: [Column; 3] = [("Source", false), ("For another", true), ("Times in a row", true)];
 const SLOWED: [Column; 2] = [("User", false), ("Failures", true)];
 

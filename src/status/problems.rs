@@ -84,7 +84,10 @@ impl Scene<'_> {
                 "keyward check finds every fault; mend them and send SIGHUP. Until then a restart would fail.",
             ));
         }
-        let (open, most) = (self.reading.sum(OPEN_FILES, &[]), self.reading.sum(OPEN_FILES_MAX, &[]));
+        let (open, most) = (
+            self.reading.sum(OPEN_FILES, &[]),
+            self.reading.sum(OPEN_FILES_MAX, &[]),
+        );
         if most > 0.0 && open / most > NEARLY_FULL {
             found.push(problem(
                 "KeywardFileDescriptorsLow",
@@ -101,7 +104,10 @@ impl Scene<'_> {
                     "KeywardAcceptErrors",
                     "",
                     format!("Connections could not be accepted: out of {kind}"),
-                    format!("{} within 5 minutes; clients wait in the kernel's queue.", counted(errors, "error")),
+                    format!(
+                        "{} within 5 minutes; clients wait in the kernel's queue.",
+                        counted(errors, "error")
+                    ),
                     "Raise LimitNOFILE (ulimit -n) and the memory limit, or lower max_connections.",
                 ));
             }
@@ -112,7 +118,10 @@ impl Scene<'_> {
                 "KeywardPanics",
                 "",
                 "A task of Keyward panicked: a defect".to_owned(),
-                format!("{} within an hour; each ended one connection at most.", counted(panics, "panic")),
+                format!(
+                    "{} within an hour; each ended one connection at most.",
+                    counted(panics, "panic")
+                ),
                 "Report the log line with event panic: it says where.",
             ));
         }
@@ -156,7 +165,10 @@ impl Scene<'_> {
                 }
             }
             let timeouts = self.ring.increase(WAIT_TIMEOUTS, &labels, FIVE_MINUTES);
-            let (open, most) = (self.reading.sum(UPSTREAM_OPEN, &labels), self.reading.sum(UPSTREAM_MAX, &labels));
+            let (open, most) = (
+                self.reading.sum(UPSTREAM_OPEN, &labels),
+                self.reading.sum(UPSTREAM_MAX, &labels),
+            );
             if timeouts > 0 {
                 found.push(problem(
                     "KeywardUpstreamConnectionsExhausted",
@@ -184,7 +196,10 @@ impl Scene<'_> {
                     "KeywardDesync",
                     name,
                     format!("Redis ({name}) sent a reply that nothing had asked for"),
-                    format!("{} within 15 minutes; no client got another's reply.", counted(desync, "connection")),
+                    format!(
+                        "{} within 15 minutes; no client got another's reply.",
+                        counted(desync, "connection")
+                    ),
                     "See that nothing but Redis answers at that address; if so, keep the log and report it.",
                 ));
             }
@@ -243,9 +258,15 @@ impl Scene<'_> {
                 continue;
             }
             let (whose, file) = if user.is_empty() {
-                (String::new(), file.map(|file| format!(" The password is from {file}.")))
+                (
+                    String::new(),
+                    file.map(|file| format!(" The password is from {file}.")),
+                )
             } else {
-                (format!(" for user {user}"), Some(format!(" It is the upstream_password_file of user {user}.")))
+                (
+                    format!(" for user {user}"),
+                    Some(format!(" It is the upstream_password_file of user {user}.")),
+                )
             };
             found.push(problem(
                 "KeywardUpstreamRefusesCredential",
@@ -268,7 +289,11 @@ impl Scene<'_> {
             if refused.count <= 5 || reason == "locked_out" {
                 continue;
             }
-            let whose = if user.is_empty() { String::new() } else { format!(" of user {user}") };
+            let whose = if user.is_empty() {
+                String::new()
+            } else {
+                format!(" of user {user}")
+            };
             found.push(problem(
                 "KeywardAuthFailures",
                 listener,
@@ -308,7 +333,10 @@ impl Scene<'_> {
                 ));
             }
         }
-        let (slowed, aggregated) = (self.reading.sum(SLOWED_USERS, &[]), self.reading.sum(AGGREGATED, &[]));
+        let (slowed, aggregated) = (
+            self.reading.sum(SLOWED_USERS, &[]),
+            self.reading.sum(AGGREGATED, &[]),
+        );
         if slowed + aggregated > 0.0 {
             found.push(problem(
                 "KeywardGuessingFromManyAddresses",
@@ -327,9 +355,16 @@ impl Scene<'_> {
     fn refused_commands(self, found: &mut Vec<Problem>) {
         for denied in self.ring.increases(DENIED, &[], FIFTEEN_MINUTES) {
             let label = |name| denied.series.label(name);
-            let (listener, user, cmd, reason) = (label("listener"), label("user"), label("cmd"), label("reason"));
-            let who = if user.is_empty() { "A client without a name" } else { user };
-            let labels: Vec<(&str, &str)> = ["listener", "user", "cmd", "reason"].map(|name| (name, label(name))).into();
+            let (listener, user, cmd, reason) =
+                (label("listener"), label("user"), label("cmd"), label("reason"));
+            let who = if user.is_empty() {
+                "A client without a name"
+            } else {
+                user
+            };
+            let labels: Vec<(&str, &str)> = ["listener", "user", "cmd", "reason"]
+                .map(|name| (name, label(name)))
+                .into();
             let lately = self.ring.increase(DENIED, &labels, FIVE_MINUTES);
             if lately > 0 && DANGEROUS_COMMANDS.contains(&cmd) {
                 found.push(problem(
@@ -355,7 +390,10 @@ impl Scene<'_> {
         for listener in &self.facts.listeners {
             let name = listener.name.as_str();
             let labels = [("listener", name)];
-            let (open, most) = (self.reading.sum(OPEN, &labels), self.reading.sum(OPEN_MAX, &labels));
+            let (open, most) = (
+                self.reading.sum(OPEN, &labels),
+                self.reading.sum(OPEN_MAX, &labels),
+            );
             if most > 0.0 && open / most > NEARLY_FULL {
                 found.push(problem(
                     "KeywardConnectionsNearLimit",
@@ -419,7 +457,11 @@ impl Scene<'_> {
                         "KeywardTlsHandshakeFailures",
                         name,
                         format!("TLS handshakes at {name} fail: {reason}"),
-                        format!("{} within 5 minutes, {} succeeded.", number(failed.count), number(good)),
+                        format!(
+                            "{} within 5 minutes, {} succeeded.",
+                            number(failed.count),
+                            number(good)
+                        ),
                         remedies::handshake(reason),
                     ));
                 }
@@ -445,7 +487,11 @@ impl Scene<'_> {
             let detail = format!("{file} ends {when}, {}.", date(certificate.ends));
             if certificate.role == "revocation_list" {
                 if left < 2 * DAY {
-                    let title = if over { "has run out: every client certificate is refused" } else { "runs out" };
+                    let title = if over {
+                        "has run out: every client certificate is refused"
+                    } else {
+                        "runs out"
+                    };
                     found.push(problem(
                         "KeywardRevocationListExpires",
                         owner,
@@ -484,7 +530,11 @@ impl Scene<'_> {
         for (series, changed) in self.reading.family(UPSTREAM_CHANGED) {
             let (name, user) = (series.label("upstream"), series.label("user"));
             if let Some(detail) = old(changed) {
-                let whose = if user.is_empty() { String::new() } else { format!(" for user {user}") };
+                let whose = if user.is_empty() {
+                    String::new()
+                } else {
+                    format!(" for user {user}")
+                };
                 let title = format!("The password for Redis ({name}){whose} is older than 90 days");
                 found.push(problem("KeywardCredentialOld", name, title, detail, ROTATE));
             }
@@ -504,22 +554,30 @@ impl Scene<'_> {
                     "Set tls of the listener; keyward dev-certs makes certificates of a private CA.",
                 ));
             }
-            let users = self.facts.users.iter();
-            let observed: Vec<&str> = users
-                .filter(|user| user.listener == name && user.observed)
-                .map(|user| user.name.as_str())
-                .take(5)
-                .collect();
-            if !observed.is_empty() {
-                let count = self.ring.increase(OBSERVED, &[("listener", name)], 60 * 60);
-                found.push(problem(
-                    "RulesObserved",
-                    name,
-                    format!("Rules are not enforced at {name}: mode is observe for {}", observed.join(", ")),
-                    format!("{} forwarded within an hour that the rules refuse.", counted(count, "command")),
-                    "Take mode = \"observe\" out when nothing is forwarded that the rules refuse.",
-                ));
-            }
+        }
+        let mut observed: Vec<&str> = (self.facts.users.iter())
+            .filter(|user| user.observed)
+            .map(|user| user.name.as_str())
+            .collect();
+        observed.sort_unstable();
+        observed.dedup();
+        if !observed.is_empty() {
+            let count = self.ring.increase(OBSERVED, &[], 60 * 60);
+            let more = if observed.len() > NAMED { ", …" } else { "" };
+            observed.truncate(NAMED);
+            found.push(problem(
+                "RulesObserved",
+                "",
+                format!(
+                    "Rules are not enforced for {}{more}: mode is observe",
+                    observed.join(", ")
+                ),
+                format!(
+                    "{} forwarded within an hour that the rules refuse.",
+                    counted(count, "command")
+                ),
+                "Take mode = \"observe\" out when nothing is forwarded that the rules refuse.",
+            ));
         }
         for upstream in &self.facts.upstreams {
             let name = upstream.name.as_str();
@@ -565,7 +623,11 @@ fn shown(cmd: &str) -> String {
 /// With a full stop, if it has no other end.
 fn sentence(text: &str) -> String {
     let text = text.trim_end();
-    if text.ends_with(['.', '?', '!']) { text.to_owned() } else { format!("{text}.") }
+    if text.ends_with(['.', '?', '!']) {
+        text.to_owned()
+    } else {
+        format!("{text}.")
+    }
 }
 
 /// Every alert of `deploy/prometheus/keyward.rules.yml` that the process can see itself, with its severity.
@@ -638,6 +700,8 @@ const ROTATE: &str = "Rotate it (deploy/docs/upgrade-and-drain.md): new password
 const FIVE_MINUTES: u64 = 5 * 60;
 const FIFTEEN_MINUTES: u64 = 15 * 60;
 const DAY: i64 = 86_400;
+/// Users named in one sentence.
+const NAMED: usize = 5;
 /// Of open files and of connections.
 const NEARLY_FULL: f64 = 0.8;
 /// Seconds, of one command in a hundred.

@@ -36,7 +36,9 @@ impl Reading {
         let Some(name) = known.find(|known| **known == name) else {
             return;
         };
-        let kept = labels.iter().filter(|(label, _)| !FOLDED.contains(&(*name, *label)));
+        let kept = labels
+            .iter()
+            .filter(|(label, _)| !FOLDED.contains(&(*name, *label)));
         let mut labels: Vec<_> = kept
             .map(|(label, value)| ((*label).to_owned(), (*value).to_owned()))
             .collect();
@@ -57,7 +59,10 @@ impl Reading {
 
     /// Every counter.
     pub fn counters(&self) -> impl Iterator<Item = (&Series, f64)> {
-        let all = self.0.iter().filter(|(series, _)| COUNTERS.contains(&series.name));
+        let all = self
+            .0
+            .iter()
+            .filter(|(series, _)| COUNTERS.contains(&series.name));
         all.map(|(series, value)| (series, *value))
     }
 

@@ -4,12 +4,17 @@ use std::fmt::Write as _;
 
 use super::html::headline;
 use super::markup::visible;
-use super::words::{ago, bytes, counted, date, latency, number, percent, rate, real, span, state, until, user};
+use super::words::{
+    ago, bytes, counted, date, lasting, latency, number, percent, rate, real, span, state, until, user,
+};
 use super::{RefusedRow, Severity, State, Status, UpstreamState};
 
 /// Lines for a terminal. `colour`: with ANSI sequences, never from anything but this program.
 pub fn lines(status: &Status, colour: bool) -> String {
-    let mut out = Lines { text: String::new(), colour };
+    let mut out = Lines {
+        text: String::new(),
+        colour,
+    };
     out.head(status);
     out.problems(status);
     out.refused(status);
@@ -83,13 +88,17 @@ impl Lines {
                 Severity::Warning => (Paint::Yellow, "WARNING "),
                 Severity::Notice => (Paint::Faint, "NOTICE  "),
             };
-            self.write(paint, word).write(Paint::None, "  ").write(Paint::Bold, &problem.title);
-            let since = format!("  since {}", ago(problem.since, status.now));
+            self.write(paint, word)
+                .write(Paint::None, "  ")
+                .write(Paint::Bold, &problem.title);
+            let since = format!("  {}", lasting(problem.since, status.now));
             self.write(Paint::Faint, &since).end();
             if !problem.detail.is_empty() {
-                self.write(Paint::Faint, &format!("          {}", problem.detail)).end();
+                self.write(Paint::Faint, &format!("          {}", problem.detail))
+                    .end();
             }
-            self.write(Paint::None, &format!("          -> {}", problem.remedy)).end();
+            self.write(Paint::None, &format!("          -> {}", problem.remedy))
+                .end();
         }
         let more = status.problems_total.saturating_sub(status.problems.len());
         if more > 0 {
@@ -111,10 +120,17 @@ impl Lines {
                 let what = row.command.replace('|', " ").to_uppercase();
                 refusal(row, &what, user(&row.user), status.now)
             }))
-            .chain(refused.connections.iter().map(|row| refusal(row, "connection", "", status.now)))
+            .chain(
+                refused
+                    .connections
+                    .iter()
+                    .map(|row| refusal(row, "connection", "", status.now)),
+            )
             .collect();
         if rows.is_empty() {
-            self.write(Paint::Bold, &title).write(Paint::None, "  nobody").end();
+            self.write(Paint::Bold, &title)
+                .write(Paint::None, "  nobody")
+                .end();
         } else {
             self.table(&[&title, "USER", "LISTENER", "REASON", ">TIMES", ">LAST"], &rows);
         }
@@ -122,14 +138,23 @@ impl Lines {
             let rows: Vec<Vec<String>> = (refused.lockouts.iter())
                 .map(|lockout| {
                     let left = i64::try_from(lockout.seconds_left).unwrap_or(i64::MAX);
-                    vec![lockout.source.clone(), lockout.listener.clone(), span(left), lockout.times.to_string()]
+                    vec![
+                        lockout.source.clone(),
+                        lockout.listener.clone(),
+                        span(left),
+                        lockout.times.to_string(),
+                    ]
                 })
                 .collect();
             self.table(&["LOCKED OUT", "LISTENER", ">FOR ANOTHER", ">TIMES"], &rows);
         }
         let more = refused.lockouts_total.saturating_sub(refused.lockouts.len());
         if more > 0 {
-            self.write(Paint::None, &format!("and {} more locked out", number(more as u64))).end();
+            self.write(
+                Paint::None,
+                &format!("and {} more locked out", number(more as u64)),
+            )
+            .end();
         }
         for slowed in &refused.slowed_users {
             let failures = counted(slowed.failures.into(), "failure");
@@ -142,7 +167,8 @@ impl Lines {
     fn tables(&mut self, status: &Status) {
         let now = status.now;
         let time = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), latency);
-        let age = |value: Option<i64>| value.map_or_else(|| "-".to_owned(), |at| span(now.saturating_sub(at)));
+        let age =
+            |value: Option<i64>| value.map_or_else(|| "-".to_owned(), |at| span(now.saturating_sub(at)));
         let listeners: Vec<Vec<String>> = (status.listeners.iter())
             .map(|known| {
                 vec![
@@ -157,7 +183,16 @@ impl Lines {
                 ]
             })
             .collect();
-        let heads = ["LISTENER", "ADDRESS", "TLS", "UPSTREAM", ">CONNECTIONS", ">REQUESTS/S", ">P50", ">P99"];
+        let heads = [
+            "LISTENER",
+            "ADDRESS",
+            "TLS",
+            "UPSTREAM",
+            ">CONNECTIONS",
+            ">REQUESTS/S",
+            ">P50",
+            ">P99",
+        ];
         self.table(&heads, &listeners);
         self.spark(status);
         let upstreams: Vec<Vec<String>> = (status.upstreams.iter())
@@ -166,7 +201,9 @@ impl Lines {
                     known.name.clone(),
                     known.address.clone(),
                     state(known.state).to_owned(),
-                    known.since.map_or_else(String::new, |since| span(now.saturating_sub(since))),
+                    known
+                        .since
+                        .map_or_else(String::new, |since| span(now.saturating_sub(since))),
                     time(known.ping_seconds),
                     share(known.connections, known.connections_max),
                     format!("{}/{}/{}", known.lanes_shared, known.lanes_own, known.lanes_idle),
@@ -174,10 +211,24 @@ impl Lines {
                 ]
             })
             .collect();
-        let heads = ["UPSTREAM", "ADDRESS", "STATE", ">FOR", ">PING", ">CONNECTIONS", ">SHARED/OWN/IDLE", ">PASSWORD"];
+        let heads = [
+            "UPSTREAM",
+            "ADDRESS",
+            "STATE",
+            ">FOR",
+            ">PING",
+            ">CONNECTIONS",
+            ">SHARED/OWN/IDLE",
+            ">PASSWORD",
+        ];
         self.table(&heads, &upstreams);
-        for known in status.upstreams.iter().filter(|known| known.state != UpstreamState::Up && !known.detail.is_empty()) {
-            self.write(Paint::Faint, &format!("{}: {}", known.name, known.detail)).end();
+        for known in status
+            .upstreams
+            .iter()
+            .filter(|known| known.state != UpstreamState::Up && !known.detail.is_empty())
+        {
+            self.write(Paint::Faint, &format!("{}: {}", known.name, known.detail))
+                .end();
         }
         self.text.push('\n');
         let users: Vec<Vec<String>> = (status.users.iter())
@@ -198,15 +249,31 @@ impl Lines {
                 ]
             })
             .collect();
-        let heads = ["USER", "LISTENERS", "", ">CONNECTIONS", ">LOGINS REFUSED", ">COMMANDS REFUSED", ">PASSWORD"];
+        let heads = [
+            "USER",
+            "LISTENERS",
+            "",
+            ">CONNECTIONS",
+            ">LOGINS REFUSED",
+            ">COMMANDS REFUSED",
+            ">PASSWORD",
+        ];
         self.table(&heads, &users);
         let more = status.users_total.saturating_sub(status.users.len());
         if more > 0 {
-            self.write(Paint::None, &format!("and {} more", number(more as u64))).end();
+            self.write(Paint::None, &format!("and {} more", number(more as u64)))
+                .end();
         }
         self.text.push('\n');
         let certificates: Vec<Vec<String>> = (status.certificates.iter())
-            .map(|known| vec![known.owner.clone(), known.role.clone(), known.file.clone(), until(known.ends, now)])
+            .map(|known| {
+                vec![
+                    known.owner.clone(),
+                    known.role.clone(),
+                    known.file.clone(),
+                    until(known.ends, now),
+                ]
+            })
             .collect();
         if !certificates.is_empty() {
             self.table(&["CERTIFICATE OF", "ROLE", "FILE", ">ENDS"], &certificates);
@@ -215,17 +282,27 @@ impl Lines {
         let process = &status.process;
         let files = percent(real(process.open_files), real(process.open_files_max.max(1)));
         let memory = bytes(process.memory_bytes);
-        self.write(Paint::Faint, &format!("{memory} of memory, {files} of the open files allowed")).end();
+        self.write(
+            Paint::Faint,
+            &format!("{memory} of memory, {files} of the open files allowed"),
+        )
+        .end();
     }
 
     /// The last hour, one character a minute.
     fn spark(&mut self, status: &Status) {
-        for (name, values) in [("requests", &status.history.requests), ("refusals", &status.history.refusals)] {
+        for (name, values) in [
+            ("requests", &status.history.requests),
+            ("refusals", &status.history.refusals),
+        ] {
             let top = values.iter().copied().max().unwrap_or_default();
             let bar = |value: &u64| match value.saturating_mul(7).checked_div(top) {
                 None => BARS[0],
                 Some(_) if *value == 0 => BARS[0],
-                Some(level) => BARS.get(usize::try_from(level).unwrap_or(7) + 1).copied().unwrap_or(BARS[8]),
+                Some(level) => BARS
+                    .get(usize::try_from(level).unwrap_or(7) + 1)
+                    .copied()
+                    .unwrap_or(BARS[8]),
             };
             let bars: String = values.iter().map(bar).collect();
             let line = format!("{name}, 60 min  {bars}  at most {} a minute", number(top));
@@ -240,11 +317,18 @@ impl Lines {
             .map(|(at, head)| {
                 let cells = rows.iter().filter_map(|row| row.get(at));
                 let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
-                widest.max(head.trim_start_matches('>').chars().count()).min(WIDEST)
+                widest
+                    .max(head.trim_start_matches('>').chars().count())
+                    .min(WIDEST)
             })
             .collect();
-        let heading = heads.iter().map(|head| head.trim_start_matches('>').to_owned()).collect::<Vec<_>>();
-        for (row, paint) in std::iter::once((&heading, Paint::Bold)).chain(rows.iter().map(|row| (row, Paint::None))) {
+        let heading = heads
+            .iter()
+            .map(|head| head.trim_start_matches('>').to_owned())
+            .collect::<Vec<_>>();
+        for (row, paint) in
+            std::iter::once((&heading, Paint::Bold)).chain(rows.iter().map(|row| (row, Paint::None)))
+        {
             for ((cell, width), head) in row.iter().zip(&widths).zip(heads) {
                 let padded = if head.starts_with('>') {
                     format!("{cell:>width$}  ")

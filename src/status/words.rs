@@ -43,6 +43,14 @@ pub(super) fn ago(then: i64, now: i64) -> String {
     }
 }
 
+/// For how long something has lasted.
+pub(super) fn lasting(since: i64, now: i64) -> String {
+    match now.saturating_sub(since) {
+        i64::MIN..=14 => "since just now".to_owned(),
+        seconds => format!("for {}", span(seconds)),
+    }
+}
+
 /// How long it is until then, or has been.
 pub(super) fn until(then: i64, now: i64) -> String {
     match then.saturating_sub(now) {
@@ -114,7 +122,11 @@ pub(super) fn state(state: UpstreamState) -> &'static str {
 
 /// A name, or what stands for somebody without one.
 pub(super) fn user(name: &str) -> &str {
-    if name.is_empty() { "nobody configured" } else { name }
+    if name.is_empty() {
+        "nobody configured"
+    } else {
+        name
+    }
 }
 
 /// A whole number of something that is counted in doubles; what is none is nought.
