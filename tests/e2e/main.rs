@@ -34,6 +34,7 @@ mod redis_users;
 mod reload;
 mod session;
 mod smuggling;
+mod status;
 mod support;
 mod tls;
 mod upstream;
