@@ -723,3 +723,56 @@ fn names_are_metrics_of_ours() {
         );
     }
 }
+
+/// Name, severity and expression of every alert of the rules that Prometheus gets.
+fn rules() -> Vec<(String, String, String)> {
+    let text = include_str!("../../deploy/prometheus/keyward.rules.yml");
+    let alerts = text.split("- alert: ").skip(1);
+    alerts
+        .map(|alert| {
+            let (name, rest) = alert.split_once('\n').unwrap();
+            let (_, severity) = rest.split_once("severity: ").unwrap();
+            let expression = rest.split("labels:").next().unwrap();
+            (name.into(), severity.lines().next().unwrap().into(), expression.into())
+        })
+        .collect()
+}
+
+#[test]
+fn page_and_pager_have_one_vocabulary() {
+    let severity = |severity: &Severity| serde_json::to_value(severity).unwrap().as_str().unwrap().to_owned();
+    let ours: Vec<_> = ALERTS.iter().map(|(id, how)| ((*id).to_owned(), severity(how))).collect();
+    let rules = rules();
+    let theirs = rules.iter().map(|(name, severity, _)| (name.clone(), severity.clone()));
+    // Whether it is there at all, a process cannot say itself.
+    let theirs: Vec<_> = theirs.filter(|(name, _)| name != "KeywardDown").collect();
+    assert_eq!(ours, theirs);
+    for (name, _, expression) in &rules {
+        let patience = expression.split("for: ").nth(1).map(|rest| rest.trim().to_owned());
+        match problems::patience(name) {
+            0 => {}
+            seconds => assert_eq!(patience, Some(format!("{}m", seconds / 60)), "{name}"),
+        }
+    }
+}
+
+#[test]
+fn the_same_commands_are_dangerous_for_both() {
+    let rules = rules();
+    let (.., expression) = rules.iter().find(|(name, ..)| name == "KeywardDangerousCommandDenied").unwrap();
+    let pattern = expression.split("cmd=~\"").nth(1).unwrap().split('"').next().unwrap();
+    let mut words = Vec::new();
+    for group in pattern.replace("\\\\|", "!").split_inclusive(')') {
+        let (plain, within) = group.split_once('(').unwrap_or((group, ""));
+        let (singles, stem) = plain.rsplit_once('|').unwrap_or(("", plain));
+        words.extend(singles.split('|').filter(|word| !word.is_empty()).map(str::to_owned));
+        if within.is_empty() {
+            words.push(stem.to_owned());
+        }
+        let ends = within.trim_end_matches(')').split('|').filter(|end| !end.is_empty());
+        words.extend(ends.map(|end| format!("{stem}{end}")));
+    }
+    let mut words: Vec<_> = words.iter().map(|word| word.replace('!', "|")).collect();
+    words.sort();
+    assert_eq!(words, DANGEROUS_COMMANDS);
+}
