@@ -1,6 +1,6 @@
 //! `keyward status`: the status page in the terminal, read from the admin listener's `/status.json`.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use clap::Args;
 use crate::config;
 use crate::status::{State, Status, text};
 
-use super::{Config, Exit, healthcheck, print, talk};
+use super::{Config, Exit, healthcheck, talk};
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -34,16 +34,18 @@ pub(super) fn status(looking: &Looking) -> anyhow::Result<Exit> {
         Ok(address) => address,
         Err(exit) => return Ok(exit),
     };
-    let Some(seconds) = looking.watch else {
-        return Ok(looking.once(address));
-    };
     loop {
-        if io::stdout().is_terminal() && !looking.json {
-            // Home, and everything below it away: no flicker, and what scrolled by before stays.
-            print("\x1b[H\x1b[2J");
+        let (exit, answer) = looking.once(address);
+        if let Some(answer) = answer
+            && looking.show(&answer).is_err()
+        {
+            // Whoever read it has seen enough.
+            return Ok(exit);
         }
-        looking.once(address);
-        std::thread::sleep(Duration::from_secs(seconds));
+        match looking.watch {
+            None => return Ok(exit),
+            Some(seconds) => std::thread::sleep(Duration::from_secs(seconds)),
+        }
     }
 }
 
@@ -70,20 +72,21 @@ impl Looking {
         }
     }
 
-    fn once(&self, address: SocketAddr) -> Exit {
+    /// How it is, and what is to be printed; a failure has been told.
+    fn once(&self, address: SocketAddr) -> (Exit, Option<String>) {
         let answer = match healthcheck::ask(address, "/status.json", MAX_ANSWER) {
             Ok(answer) => answer,
             Err(error) => {
                 talk(&format!(
                     "error: no answer from {address}: {error:#}; is keyward running?"
                 ));
-                return Exit::NoAnswer;
+                return (Exit::NoAnswer, None);
             }
         };
         let body = healthcheck::body(&answer);
         if !answer.starts_with("HTTP/1.1 200") {
             talk(&format!("error: {address} does not tell its status: {body}"));
-            return Exit::NoAnswer;
+            return (Exit::NoAnswer, None);
         }
         let status: Status = match serde_json::from_str(body) {
             Ok(status) => status,
@@ -91,18 +94,30 @@ impl Looking {
                 talk(&format!(
                     "error: the answer of {address} cannot be read ({error}): is it keyward?"
                 ));
-                return Exit::NoAnswer;
+                return (Exit::NoAnswer, None);
             }
         };
-        if self.json {
-            print(body);
-        } else {
-            print(text::lines(&status, colour()).trim_end());
-        }
-        match status.state {
+        let exit = match status.state {
             State::Ok => Exit::Done,
             State::Warning | State::Critical => Exit::Failed,
+        };
+        let shown = if self.json {
+            body.to_owned()
+        } else {
+            text::lines(&status, colour())
+        };
+        (exit, Some(shown))
+    }
+
+    /// Watching on a terminal, over what was there before.
+    fn show(&self, answer: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.watch.is_some() && !self.json && out.is_terminal() {
+            // Home, and everything below it away.
+            out.write_all(b"\x1b[H\x1b[2J")?;
         }
+        writeln!(out, "{}", answer.trim_end())?;
+        out.flush()
     }
 }
 

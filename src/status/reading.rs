@@ -100,6 +100,7 @@ pub(super) const WAIT_TIMEOUTS: &str = "keyward_upstream_wait_timeouts_total";
 pub(super) const DESYNC: &str = "keyward_desync_total";
 pub(super) const AUDIT_DROPPED: &str = "keyward_audit_events_dropped_total";
 pub(super) const LOG_DROPPED: &str = "keyward_log_dropped_total";
+pub(super) const PASSWORD_LOGINS: &str = "keyward_password_logins_total";
 pub(super) const PANICS: &str = "keyward_panics_total";
 
 pub(super) const OPEN: &str = "keyward_connections_open";
@@ -111,6 +112,7 @@ pub(super) const SLOWED_USERS: &str = "keyward_auth_slowed_users";
 pub(super) const AGGREGATED: &str = "keyward_auth_aggregated_networks";
 pub(super) const USER_CHANGED: &str = "keyward_user_credential_changed_timestamp_seconds";
 pub(super) const UPSTREAM_CHANGED: &str = "keyward_upstream_credential_changed_timestamp_seconds";
+pub(super) const PASSWORD_SESSIONS: &str = "keyward_password_sessions_open";
 pub(super) const OVERPRIVILEGED: &str = "keyward_upstream_overprivileged";
 pub(super) const UPSTREAM_OPEN: &str = "keyward_upstream_connections_open";
 pub(super) const UPSTREAM_MAX: &str = "keyward_upstream_connections_max";
@@ -145,6 +147,7 @@ pub const COUNTERS: &[&str] = &[
     DESYNC,
     AUDIT_DROPPED,
     LOG_DROPPED,
+    PASSWORD_LOGINS,
     PANICS,
 ];
 
@@ -160,6 +163,7 @@ pub const GAUGES: &[&str] = &[
     USER_CHANGED,
     UPSTREAM_CHANGED,
     OVERPRIVILEGED,
+    PASSWORD_SESSIONS,
     UPSTREAM_OPEN,
     UPSTREAM_MAX,
     UPSTREAM_WAITING,

@@ -179,7 +179,7 @@ const ILLNESSES: &[Illness] = &[
                 real(UNIX - 91 * DAY),
             );
         },
-        "Rotate",
+        "keyward rotate",
     ),
     (
         "KeywardAuditEventsDropped",
@@ -410,6 +410,34 @@ fn thresholds_are_those_of_the_rules() {
     let mut world = World::healthy();
     world.facts.certificates = vec![certificate("listener", 15), certificate("revocation_list", 3)];
     assert_eq!(world.look().problems, []);
+}
+
+#[test]
+fn a_refused_credential_is_one_problem_and_another_refusal_is_told_too() {
+    let mut world = World::healthy();
+    let check = world.live.checks.get_mut("main").unwrap();
+    (check.up, check.ready, check.detail) = (false, false, "NOAUTH".into());
+    let labels = [("upstream", "main"), ("reason", "auth_refused")];
+    world.add("keyward_upstream_connect_failures_total", &labels, 9.0);
+    let labels = [("upstream", "main"), ("user", ""), ("reason", "noauth")];
+    world.add("keyward_upstream_auth_failures_total", &labels, 9.0);
+    assert_eq!(ids(&world.look()), ["KeywardUpstreamDown"]);
+    let labels = [("upstream", "main"), ("user", ""), ("reason", "wrongpass")];
+    world.add("keyward_upstream_auth_failures_total", &labels, 9.0);
+    let status = world.look();
+    assert_eq!(ids(&status), ["KeywardUpstreamRefusesCredential"]);
+    assert!(status.problems[0].detail.contains("It cannot be used."));
+}
+
+#[test]
+fn an_older_password_in_use_is_a_notice() {
+    let mut world = World::healthy();
+    let labels = [("listener", "gateway"), ("user", "app"), ("credential", "older")];
+    world.add("keyward_password_sessions_open", &labels, 2.0);
+    let status = world.look();
+    assert_eq!(ids(&status), ["KeywardOldPasswordInUse"]);
+    assert_eq!(status.state, State::Ok);
+    assert!(status.problems[0].detail.starts_with("2 sessions open, 0 logins"));
 }
 
 #[test]
@@ -733,22 +761,43 @@ fn rules() -> Vec<(String, String, String)> {
             let (name, rest) = alert.split_once('\n').unwrap();
             let (_, severity) = rest.split_once("severity: ").unwrap();
             let expression = rest.split("labels:").next().unwrap();
-            (name.into(), severity.lines().next().unwrap().into(), expression.into())
+            (
+                name.into(),
+                severity.lines().next().unwrap().into(),
+                expression.into(),
+            )
         })
         .collect()
 }
 
 #[test]
 fn page_and_pager_have_one_vocabulary() {
-    let severity = |severity: &Severity| serde_json::to_value(severity).unwrap().as_str().unwrap().to_owned();
-    let ours: Vec<_> = ALERTS.iter().map(|(id, how)| ((*id).to_owned(), severity(how))).collect();
+    let severity = |severity: &Severity| {
+        serde_json::to_value(severity)
+            .unwrap()
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let ours: Vec<_> = ALERTS
+        .iter()
+        .map(|(id, how)| ((*id).to_owned(), severity(how)))
+        .collect();
     let rules = rules();
-    let theirs = rules.iter().map(|(name, severity, _)| (name.clone(), severity.clone()));
-    // Whether it is there at all, a process cannot say itself.
-    let theirs: Vec<_> = theirs.filter(|(name, _)| name != "KeywardDown").collect();
+    let theirs = rules
+        .iter()
+        .map(|(name, severity, _)| (name.clone(), severity.clone()));
+    // Whether it is there at all, a process cannot say itself; and it does not remember for a week.
+    let elsewhere = ["KeywardDown", "KeywardOldPasswordInUse"];
+    let theirs: Vec<_> = theirs
+        .filter(|(name, _)| !elsewhere.contains(&name.as_str()))
+        .collect();
     assert_eq!(ours, theirs);
     for (name, _, expression) in &rules {
-        let patience = expression.split("for: ").nth(1).map(|rest| rest.trim().to_owned());
+        let patience = expression
+            .split("for: ")
+            .nth(1)
+            .map(|rest| rest.trim().to_owned());
         match problems::patience(name) {
             0 => {}
             seconds => assert_eq!(patience, Some(format!("{}m", seconds / 60)), "{name}"),
@@ -759,17 +808,34 @@ fn page_and_pager_have_one_vocabulary() {
 #[test]
 fn the_same_commands_are_dangerous_for_both() {
     let rules = rules();
-    let (.., expression) = rules.iter().find(|(name, ..)| name == "KeywardDangerousCommandDenied").unwrap();
-    let pattern = expression.split("cmd=~\"").nth(1).unwrap().split('"').next().unwrap();
+    let (.., expression) = rules
+        .iter()
+        .find(|(name, ..)| name == "KeywardDangerousCommandDenied")
+        .unwrap();
+    let pattern = expression
+        .split("cmd=~\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
     let mut words = Vec::new();
     for group in pattern.replace("\\\\|", "!").split_inclusive(')') {
         let (plain, within) = group.split_once('(').unwrap_or((group, ""));
         let (singles, stem) = plain.rsplit_once('|').unwrap_or(("", plain));
-        words.extend(singles.split('|').filter(|word| !word.is_empty()).map(str::to_owned));
+        words.extend(
+            singles
+                .split('|')
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned),
+        );
         if within.is_empty() {
             words.push(stem.to_owned());
         }
-        let ends = within.trim_end_matches(')').split('|').filter(|end| !end.is_empty());
+        let ends = within
+            .trim_end_matches(')')
+            .split('|')
+            .filter(|end| !end.is_empty());
         words.extend(ends.map(|end| format!("{stem}{end}")));
     }
     let mut words: Vec<_> = words.iter().map(|word| word.replace('!', "|")).collect();

@@ -122,11 +122,7 @@ pub(super) fn state(state: UpstreamState) -> &'static str {
 
 /// A name, or what stands for somebody without one.
 pub(super) fn user(name: &str) -> &str {
-    if name.is_empty() {
-        "nobody configured"
-    } else {
-        name
-    }
+    if name.is_empty() { "strangers" } else { name }
 }
 
 /// A whole number of something that is counted in doubles; what is none is nought.

@@ -120,8 +120,16 @@ fn a_password_that_redis_refuses_is_told_with_its_file() {
         told.contains("wrongpass") && told.contains("the new one on the first line"),
         "{told}"
     );
-    let now = status(&keyward);
+    let now = eventually("both upstreams checked", || {
+        let now = status(&keyward);
+        (now["phase"] == "serving").then_some(now)
+    });
     assert_eq!(now["upstreams"][0]["state"], "up", "the other one is well");
+    assert_eq!(now["upstreams"][1]["state"], "down");
+    assert!(
+        problem(&now, "KeywardUpstreamDown", "rotated").is_none(),
+        "one cause, one problem"
+    );
     assert!(problem(&now, "KeywardUpstreamRefusesCredential", "main").is_none());
 }
 
@@ -209,7 +217,7 @@ fn who_is_refused_is_told_by_user_reason_and_command() {
     );
     assert_eq!(requests.len(), 60);
     let page = keyward.page("/status").1;
-    for word in ["nobody configured", "FLUSHALL", "127.0.0.1", "bad_password"] {
+    for word in ["strangers", "FLUSHALL", "127.0.0.1", "bad_password"] {
         assert!(page.contains(word), "{word} is not on the page");
     }
 }
