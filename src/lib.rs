@@ -21,7 +21,7 @@
 //! # Layers
 //!
 //! Each module may use only those above it in this list (`tests/layering.rs` holds it to that):
-//! [`secret`] [`drain`] [`resp`] · [`acl`] [`config`] · [`auth`] [`limits`] [`net`] · [`session`] [`audit`] [`tls`] ·
+//! [`secret`] [`drain`] [`resp`] [`status`] · [`acl`] [`config`] · [`auth`] [`limits`] [`net`] · [`session`] [`audit`] [`tls`] ·
 //! [`metrics`] · [`upstream`] [`admin`] · [`server`] · [`cli`].
 //!
 //! # Lexicon
@@ -44,6 +44,7 @@
 //! | a limit or timeout | `limits/`, `config/`, a metric |
 //! | a metric | `metrics/` only |
 //! | a security event | `audit/` |
+//! | what the status page says | `status/`; a problem in words: `status/problems.rs` |
 //! | a configuration key | `config/schema.rs` and `deploy/keyward.toml` |
 
 pub mod acl;
@@ -60,5 +61,6 @@ pub mod resp;
 pub mod secret;
 pub mod server;
 pub mod session;
+pub mod status;
 pub mod tls;
 pub mod upstream;

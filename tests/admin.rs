@@ -29,6 +29,7 @@ fn start() -> Fixture {
         metrics: Metrics::new(&shape).unwrap(),
         readiness: Arc::clone(&readiness),
         learned: None,
+        status: None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     Fixture {

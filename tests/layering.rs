@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("secret", 0, &[]),
     ("drain", 0, &[]),
     ("resp", 0, &[]),
+    ("status", 0, &[]),
     ("acl", 1, &["resp"]),
     ("config", 1, &["secret"]),
     ("auth", 2, &["acl", "config", "secret"]),
@@ -28,13 +29,13 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
         5,
         &["resp", "config", "secret", "net", "tls", "metrics", "drain"],
     ),
-    ("admin", 5, &["config", "metrics", "drain"]),
+    ("admin", 5, &["config", "metrics", "drain", "status"]),
     (
         "server",
         6,
         &[
             "secret", "drain", "resp", "acl", "config", "auth", "limits", "net", "session", "metrics",
-            "audit", "tls", "upstream", "admin",
+            "audit", "tls", "upstream", "admin", "status",
         ],
     ),
     (
@@ -42,13 +43,13 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
         7,
         &[
             "secret", "drain", "resp", "acl", "config", "auth", "limits", "net", "session", "metrics",
-            "audit", "tls", "upstream", "admin", "server",
+            "audit", "tls", "upstream", "admin", "server", "status",
         ],
     ),
 ];
 
 /// Bytes and values in, decisions out: no runtime, sockets, files or clock.
-const PURE: &[&str] = &["resp", "acl", "auth", "session"];
+const PURE: &[&str] = &["resp", "acl", "auth", "session", "status"];
 const IMPURE: &[&str] = &[
     "tokio",
     "std::net",

@@ -1,5 +1,5 @@
-//! The admin listener: `/metrics`, `/livez`, `/readyz` (also as `/healthz`), `/acl/learned` if somebody set `learn = true`, and
-//! nothing else.
+//! The admin listener: `/metrics`, `/livez`, `/readyz` (also as `/healthz`), `/acl/learned` if somebody set `learn = true`, for
+//! people on this machine the status page at `/` and `/status` with its twin `/status.json`, and nothing else.
 //!
 //! It never shares a port with clients, reads nothing but a request line and headers, changes nothing, and cannot
 //! reach an upstream (rule T-11). It runs on a thread of its own, so that a hanging or flooding scraper costs the
@@ -8,11 +8,12 @@
 //! one minute for a connection in all, whatever it does.
 
 mod readiness;
+mod status_page;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use tokio::time::{sleep, timeout};
 use crate::metrics::{AcceptErrorKind, Metrics};
 
 pub use readiness::{Health, Readiness, UpstreamHealth};
+pub use status_page::StatusSource;
 
 /// What the pages are made from.
 #[derive(Debug, Clone)]
@@ -41,6 +43,8 @@ pub struct Pages {
     pub readiness: Arc<Readiness>,
     /// For `/acl/learned`; `None`: there is no such page.
     pub learned: Option<Arc<dyn LearnedRules>>,
+    /// For `/status` and `/status.json`; `None`: there are no such pages.
+    pub status: Option<Arc<dyn StatusSource>>,
 }
 
 /// Who can say what was learned of users: rules without passwords, with beginnings of the names of keys in them.
@@ -116,6 +120,9 @@ impl Drop for Admin {
 pub async fn serve(listener: TcpListener, pages: Pages) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    if let Some(status) = &pages.status {
+        tokio::spawn(status_page::sample(Arc::clone(status)));
+    }
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match Arc::clone(&slots).try_acquire_owned() {
@@ -138,9 +145,10 @@ pub async fn serve(listener: TcpListener, pages: Pages) -> io::Result<()> {
 }
 
 async fn connection(stream: TcpStream, pages: Pages) {
+    let peer = stream.peer_addr().ok().map(|peer| peer.ip());
     let service = service_fn(move |request| {
         let pages = pages.clone();
-        async move { Ok::<_, Infallible>(pages.respond(&request).await) }
+        async move { Ok::<_, Infallible>(pages.respond(&request, peer).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -157,13 +165,15 @@ async fn connection(stream: TcpStream, pages: Pages) {
 }
 
 impl Pages {
-    /// The path alone decides; a query is ignored, and so is a body.
-    async fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    /// The path alone decides; a body is ignored, and so is a query but for `refresh=off` of the status page.
+    async fn respond(&self, request: &Request<Incoming>, peer: Option<IpAddr>) -> Response<Full<Bytes>> {
         let page = match request.uri().path() {
             "/metrics" => Page::Metrics,
             "/livez" => Page::Live,
             "/readyz" | "/healthz" => Page::Ready,
             "/acl/learned" => Page::Learned,
+            "/" | "/status" if self.status.is_some() => Page::Status { json: false },
+            "/status.json" if self.status.is_some() => Page::Status { json: true },
             _ => return not_found(),
         };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -182,6 +192,9 @@ impl Pages {
                 }
                 None => not_found(),
             },
+            Page::Status { json } => (self.status.as_deref()).map_or_else(not_found, |source| {
+                status_page::answer(source, request, peer, json)
+            }),
             Page::Ready => {
                 let health = self.readiness.health();
                 let status = if health.ready {
@@ -200,6 +213,7 @@ enum Page {
     Live,
     Ready,
     Learned,
+    Status { json: bool },
 }
 
 fn not_found() -> Response<Full<Bytes>> {

@@ -81,6 +81,11 @@ impl Readiness {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Whether the process drains.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// The state at present.
     pub fn health(&self) -> Health {
         let upstreams = self.upstreams.read().unwrap_or_else(PoisonError::into_inner);

@@ -37,7 +37,7 @@ pub(super) fn ask(address: SocketAddr, path: &str, most: u64) -> anyhow::Result<
     let mut stream = TcpStream::connect_timeout(&reachable(address), TIMEOUT).context("cannot connect")?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: keyward\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.take(most).read_to_string(&mut answer)?;

@@ -14,6 +14,7 @@ mod logging;
 mod manual;
 mod rotate;
 mod run;
+mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ pub enum Exit {
     Done = 0,
     /// Failed, or unhealthy.
     Failed = 1,
+    /// Nobody answered (`keyward status` alone, so that 1 can mean problems).
+    NoAnswer = 2,
     /// Wrong usage.
     Usage = 64,
     /// Redis is out of reach.
@@ -68,6 +71,8 @@ enum Command {
     },
     /// Exit 0 if the running proxy is ready, else 1; needs no password
     Healthcheck(Config),
+    /// Say in the terminal what the status page says: problems first, with what to do about them
+    Status(status::Looking),
     /// List who is locked out after too many failed logins
     Lockouts(lockouts::Listing),
     /// Lift the lockouts of an address, a network or a user
@@ -235,6 +240,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Acl(Rules::Learn(learning)) => acl::learn(&learning),
         Command::Dev { once } => dev::dev(once),
         Command::Healthcheck(config) => healthcheck::healthcheck(&config),
+        Command::Status(looking) => status::status(&looking),
         Command::Lockouts(listing) => lockouts::lockouts(&listing),
         Command::Unlock(unlocking) => lockouts::unlock(&unlocking),
         Command::GenPassword { write, force } => gen_password::gen_password(write.as_deref(), force),

@@ -188,6 +188,15 @@ impl Limits {
         self.state().unauthenticated
     }
 
+    /// Connections logged in, by user.
+    pub fn by_user(&self) -> BTreeMap<String, u64> {
+        let state = self.state();
+        let users = state.users.iter();
+        users
+            .map(|(user, open)| (user.to_string(), *open as u64))
+            .collect()
+    }
+
     /// Connections of this source over all listeners.
     pub fn open_from(&self, source: Source) -> usize {
         lock(self.shard(source))

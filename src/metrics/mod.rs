@@ -357,6 +357,11 @@ impl Metrics {
         self.log_messages.clone()
     }
 
+    /// Everything as it is now.
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
+    }
+
     /// Everything in Prometheus's text format 0.0.4.
     pub fn render(&self) -> String {
         // Fails for a family without a name or series only, and the registry leaves those out.

@@ -24,6 +24,7 @@ mod prepare;
 mod privilege;
 mod reload;
 mod service;
+mod status;
 mod watch;
 mod worker;
 mod workers;
@@ -92,6 +93,7 @@ pub struct Bound {
     shared: Arc<Shared>,
     readiness: Arc<Readiness>,
     learning: Arc<Learning>,
+    board: Arc<status::Board>,
     admin: Option<Admin>,
     control: Option<net::Listener>,
     files: watch::Files,
@@ -170,6 +172,7 @@ impl Bound {
         });
         reload::tell_metrics(&config, &prepared, &upstreams, &metrics);
         let expiries = Expiries::new(&config, &prepared, &upstreams);
+        let mut facts = status::facts(&config, &prepared, &upstreams, &sources);
         let mut sockets = Vec::new();
         let mut listeners = Vec::new();
         for (section, prepared) in config.listeners.iter().zip(prepared) {
@@ -192,12 +195,19 @@ impl Bound {
         }
         let readiness = Readiness::new(config.upstreams.iter().map(|upstream| upstream.name.clone()));
         let learning = Arc::new(Learning::new(listeners.clone()));
+        facts.listen_at(sockets.iter().map(net::Listener::address));
+        let board = Arc::new(status::Board::new(
+            Arc::clone(&shared),
+            Arc::clone(&readiness),
+            facts,
+        ));
         let admin = match config.admin.address {
             Some(address) => {
                 let pages = Pages {
                     metrics,
                     readiness: Arc::clone(&readiness),
                     learned: Some(Arc::clone(&learning) as Arc<_>),
+                    status: Some(Arc::clone(&board) as Arc<_>),
                 };
                 let start =
                     std::net::TcpListener::bind(address).and_then(|socket| Admin::start(socket, pages));
@@ -218,6 +228,7 @@ impl Bound {
             shared,
             readiness,
             learning,
+            board,
             admin,
             control,
             files,
@@ -446,6 +457,7 @@ impl Serving {
             let mut inspection = Inspection::new(self, index, upstream);
             let upstream = Arc::clone(upstream);
             let health = self.bound.readiness.upstream(upstream.name());
+            let board = Arc::clone(&self.bound.board);
             let metrics = self.bound.shared.metrics.upstream(upstream.name());
             let mut probe = Probe::new(Arc::clone(&upstream));
             probes.push(tokio::spawn(async move {
@@ -454,6 +466,7 @@ impl Serving {
                     metrics.up.set(i64::from(found.up));
                     inspection.after_check(found.up).await;
                     let trusted = upstream.is_trusted();
+                    board.checked(upstream.name(), &found, found.ready && trusted);
                     if let Some(health) = &health {
                         health.set(found.up && found.ready && trusted);
                     }

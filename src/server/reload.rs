@@ -14,6 +14,7 @@ use super::expiry::Expiries;
 use super::listener::Settings;
 use super::prepare::{self, Built, Prepared};
 use super::privilege::Plan;
+use super::status;
 use super::watch;
 use super::{Serving, now_unix};
 
@@ -45,6 +46,7 @@ impl Serving {
 
     fn report(&self, cause: &'static str, result: Result<(), Vec<Diagnostic>>) {
         let shared = &self.bound.shared;
+        self.bound.board.reloaded(&result);
         match result {
             Ok(()) => {
                 shared.metrics.reload_succeeded(now_unix());
@@ -149,6 +151,7 @@ impl Serving {
         }
         tell_metrics(&config, &prepared, &upstreams, &metrics);
         let expiries = Expiries::new(&config, &prepared, &upstreams);
+        let facts = status::facts(&config, &prepared, &upstreams, &bound.sources);
         let mut settings = Vec::new();
         for (section, prepared) in config.listeners.iter().zip(prepared) {
             settings.push(
@@ -181,6 +184,7 @@ impl Serving {
         bound.upstreams = upstreams;
         bound.config = config;
         bound.expiries = expiries;
+        bound.board.configured(facts);
         self.start_probes();
         // Workers ask their sessions to look at the new settings.
         self.reloads.send_replace(self.bound.served());

@@ -24,6 +24,8 @@ pub struct UpstreamHealth {
     pub ready: bool,
     /// One line for people; empty when there is nothing to say.
     pub detail: String,
+    /// Time of the PING alone; `None` when it had no answer.
+    pub ping: Option<Duration>,
 }
 
 impl Probe {
@@ -55,40 +57,45 @@ impl Probe {
             }
         };
         let health = match outcome {
-            Ok(Pong::Ready) => UpstreamHealth {
+            Ok((Pong::Ready, ping)) => UpstreamHealth {
                 up: true,
                 ready: true,
                 detail: String::new(),
+                ping: Some(ping),
             },
-            Ok(Pong::NotReady(code)) => UpstreamHealth {
+            Ok((Pong::NotReady(code), ping)) => UpstreamHealth {
                 up: true,
                 ready: false,
                 detail: format!("it answers PING with {code}"),
+                ping: Some(ping),
             },
             Err(error) => UpstreamHealth {
                 up: false,
                 ready: false,
                 detail: error.to_string(),
+                ping: None,
             },
         };
         self.upstream.counters.up(health.up);
         health
     }
 
-    async fn once(&mut self) -> Result<Pong, DialError> {
+    async fn once(&mut self) -> Result<(Pong, Duration), DialError> {
         // Taken out, so that a connection whose PING did not end well is closed.
+        let asked = Instant::now();
         if let Some((mut kept, since)) = self.kept.take()
             && let Ok(pong) = ping(&mut kept.stream).await
         {
             self.kept = Some((kept, since));
-            return Ok(pong);
+            return Ok((pong, asked.elapsed()));
         }
         let mut dialed = self.upstream.dial_now(&self.upstream.own, None).await?;
+        let asked = Instant::now();
         let pong = ping(&mut dialed.stream)
             .await
             .inspect_err(|error| self.upstream.note_failure(&self.upstream.own, error))?;
         self.kept = Some((dialed, Instant::now()));
-        Ok(pong)
+        Ok((pong, asked.elapsed()))
     }
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything under deploy/, each by the tool that its users have: hadolint, the compose schema, kubectl and Kubernetes's schemas, systemd-analyze,
-# promtool, Grafana's types, and a real Prometheus that scrapes a real Keyward. Installs what is missing, on Debian 12 or
+# promtool, Grafana's types, a real Prometheus that scrapes a real Keyward, and a real browser that shows the status page. Installs what is missing, on Debian 12 or
 # Ubuntu 24.04 and later.
 #   tests/deploy/run.sh [KEYWARD]      the program; target/debug/keyward if it is not given
 #   DEPLOY_TOOLS=DIR                   where the tools go (target/deploy-tools); they are kept
@@ -19,6 +19,8 @@ need openssl openssl
 need systemd-analyze systemd
 need systemd-sysusers systemd
 need python3 python3
+# Ubuntu's package of this name is a stub without a browser in it.
+if grep -q '^ID=debian' /etc/os-release; then need chromium chromium; fi
 /sbin/ldconfig -p | grep -F libseccomp.so.2 >/dev/null || missing+=(libseccomp2)
 /usr/bin/python3 -c 'import ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 install_missing
@@ -92,4 +94,12 @@ check "Grafana, Prometheus Operator, cert-manager: types" types
 check "Grafana: the dashboard" "$python" tests/deploy/dashboard.py
 check "documentation" "$python" tests/deploy/documentation.py "$keyward"
 check "a real Prometheus and a real Keyward" "$python" tests/deploy/live.py "$keyward"
+if browser=$(command -v chromium || command -v google-chrome); then
+  check "the status page in Chromium" "$python" tests/deploy/status_page.py "$keyward" "$browser" "$out"
+elif [ -n "${CI:-}" ]; then
+  echo "no Chromium for the status page"
+  exit 1
+else
+  echo "-- the status page in Chromium: skipped, there is no chromium or google-chrome in the PATH"
+fi
 echo "$passed checks of deploy/ passed"

@@ -259,7 +259,7 @@ fn health_is_told_in_the_body_too() {
     assert_eq!(keyward.page("/livez").0, 200, "a restart would not help");
     redis.restart();
     ready(200, "{\"status\":\"ok\",\"redis\":\"healthy\"}");
-    for path in ["/", "/metrics/", "/quit", "/debug", "/readyz/x", "/..%2f"] {
+    for path in ["/metrics/", "/quit", "/debug", "/readyz/x", "/status/", "/..%2f"] {
         assert_eq!(keyward.page(path).0, 404, "{path}");
     }
 }

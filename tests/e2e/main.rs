@@ -36,6 +36,7 @@ mod reload;
 mod rotate;
 mod session;
 mod smuggling;
+mod status;
 mod support;
 mod tls;
 mod upstream;
