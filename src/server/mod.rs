@@ -146,6 +146,19 @@ impl Bound {
     /// # Errors
     /// A [`StartError`] that names the file, rule or address at fault.
     pub fn new(sources: Sources, loaded: Loaded, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        Self::inheriting(sources, loaded, metrics, net::Inherited::default())
+    }
+
+    /// As [`Bound::new`], with sockets that the service manager has opened in place of those listeners' whose names they have.
+    ///
+    /// # Errors
+    /// As [`Bound::new`], and a socket that no listener can use.
+    pub fn inheriting(
+        sources: Sources,
+        loaded: Loaded,
+        metrics: Arc<Metrics>,
+        mut inherited: net::Inherited,
+    ) -> Result<Self, StartError> {
         let config = loaded.config;
         // Looked at before they are read: a change in between is noticed, if anything, once too often.
         let files = watch::Files::new(prepare::watched_files(&config));
@@ -171,7 +184,10 @@ impl Bound {
         let mut sockets = Vec::new();
         let mut listeners = Vec::new();
         for (section, prepared) in config.listeners.iter().zip(prepared) {
-            sockets.push(net::Listener::bind(&section.address)?);
+            sockets.push(match inherited.take(&section.name, &section.address)? {
+                Some(socket) => socket,
+                None => net::Listener::bind(&section.address)?,
+            });
             let settings = Settings::new(
                 section,
                 &config.server,
@@ -188,6 +204,7 @@ impl Bound {
                 settings,
             )));
         }
+        inherited.finish(&config.listeners)?;
         let readiness = Readiness::new(config.upstreams.iter().map(|upstream| upstream.name.clone()));
         let learning = Arc::new(Learning::new(listeners.clone()));
         let admin = match config.admin.address {

@@ -15,6 +15,7 @@
 )]
 
 mod acl;
+mod activation;
 mod admin;
 mod big_values;
 mod cli;

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -59,6 +60,8 @@ pub(crate) struct Setup {
     /// `ulimit -n` for the process.
     open_files: Option<u64>,
     args: Vec<String>,
+    /// A listening socket for the process, and what its `LISTEN_` variables are.
+    inherited: Option<(OwnedFd, String)>,
     /// Lines of libraries are in the log as well: they have no `event`.
     any_target: bool,
 }
@@ -129,6 +132,7 @@ impl Setup {
             file: true,
             open_files: None,
             args: Vec::new(),
+            inherited: None,
             any_target: false,
         }
     }
@@ -327,15 +331,28 @@ impl Setup {
         self
     }
 
+    /// The process gets this socket as its descriptor 3, as from systemd; `variables` are further ones for the shell, where
+    /// `$$` is the process.
+    pub(crate) fn inherit(mut self, socket: impl Into<OwnedFd>, variables: &str) -> Self {
+        self.inherited = Some((socket.into(), variables.to_owned()));
+        self
+    }
+
     fn command(&self) -> Command {
         let program = env!("CARGO_BIN_EXE_keyward");
-        let mut command = match self.open_files {
-            None => Command::new(program),
-            Some(limit) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), program]);
-                shell
-            }
+        let mut preparation = String::new();
+        if let Some(limit) = self.open_files {
+            preparation.push_str(&format!("ulimit -n {limit}; "));
+        }
+        if let Some((_, variables)) = &self.inherited {
+            preparation.push_str(&format!("exec 3<&0 </dev/null; export {variables}; "));
+        }
+        let mut command = if preparation.is_empty() {
+            Command::new(program)
+        } else {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{preparation}exec \"$0\" \"$@\""), program]);
+            shell
         };
         command.arg("run");
         if self.file {
@@ -349,7 +366,10 @@ impl Setup {
             .env("RUST_BACKTRACE", "1")
             .envs(&self.env)
             .current_dir(self.dir.path())
-            .stdin(Stdio::null())
+            .stdin(match &self.inherited {
+                Some((socket, _)) => Stdio::from(socket.try_clone().unwrap()),
+                None => Stdio::null(),
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
