@@ -74,9 +74,7 @@ impl Inherited {
         let Some(index) = self.0.iter().position(|passed| passed.name == name) else {
             return Ok(None);
         };
-        let Passed {
-            socket, address, ..
-        } = self.0.swap_remove(index);
+        let Passed { socket, address, .. } = self.0.swap_remove(index);
         let fault = |problem: String, source| BindError {
             address: show(wanted),
             problem,
@@ -93,9 +91,12 @@ impl Inherited {
             Address::Unix(path) => Listener::adopt_unix(socket, path),
             Address::Useless(_) => return Ok(None),
         };
-        listener
-            .map(Some)
-            .map_err(|error| fault(format!("cannot use the service manager's socket: {error}"), Some(error)))
+        listener.map(Some).map_err(|error| {
+            fault(
+                format!("cannot use the service manager's socket: {error}"),
+                Some(error),
+            )
+        })
     }
 
     /// Every socket must have been taken: clients of another one would wait for ever.
@@ -106,7 +107,9 @@ impl Inherited {
         let Some(left) = self.0.first() else { return Ok(()) };
         let mut problem = format!("the service manager's socket \"{}\" ", left.name.escape_default());
         if listeners.iter().any(|listener| listener.name == left.name) {
-            problem.push_str("is there twice; a listener has one address, so give the other one a listener of its own");
+            problem.push_str(
+                "is there twice; a listener has one address, so give the other one a listener of its own",
+            );
         } else {
             problem.push_str("is for no listener; set FileDescriptorName= in the socket unit to one of:");
             for listener in listeners.iter().take(MOST_NAMED) {
@@ -125,7 +128,9 @@ impl Inherited {
 impl Address {
     fn of(socket: &Socket) -> Self {
         if !socket.is_listener().unwrap_or(false) {
-            return Self::Useless("a descriptor that does not listen for connections (ListenStream=, Accept=no)");
+            return Self::Useless(
+                "a descriptor that does not listen for connections (ListenStream=, Accept=no)",
+            );
         }
         let Ok(address) = socket.local_addr() else {
             return Self::Useless("a socket without an address");

@@ -144,10 +144,7 @@ fn a_socket_that_is_not_what_the_configuration_says_is_refused_with_the_remedy()
     );
     // One that is said to be there and is not.
     let two = "LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=main:more";
-    refused(
-        at(&redis, address).inherit(listening, two),
-        &["LISTEN_FDS"],
-    );
+    refused(at(&redis, address).inherit(listening, two), &["LISTEN_FDS"]);
 }
 
 #[test]
@@ -155,7 +152,9 @@ fn variables_for_another_process_mean_nothing() {
     let redis = Redis::start();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let others = "LISTEN_PID=1 LISTEN_FDS=1 LISTEN_FDNAMES=main";
-    let keyward = Setup::new(&redis).inherit(socket.try_clone().unwrap(), others).start();
+    let keyward = Setup::new(&redis)
+        .inherit(socket.try_clone().unwrap(), others)
+        .start();
     assert_ne!(keyward.address(), socket.local_addr().unwrap());
     assert_eq!(keyward.app().call("PING"), "+PONG");
 }

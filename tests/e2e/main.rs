@@ -18,6 +18,7 @@ mod acl;
 mod activation;
 mod admin;
 mod big_values;
+mod certificates;
 mod cli;
 mod clients;
 mod commands;

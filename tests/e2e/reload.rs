@@ -299,11 +299,15 @@ fn certificates_behind_a_swapped_symlink_are_noticed() {
         .server("watch_interval = \"100ms\"")
         .start();
     assert_eq!(served(&keyward, &ca), one.leaf().to_vec());
+    let mut early = Client::tls(keyward.address(), &ca.client_config(None))
+        .unwrap()
+        .login("app", APP_PASSWORD);
     symlink("second", mounted.join("..next")).unwrap();
     fs::rename(mounted.join("..next"), mounted.join("..data")).unwrap();
     eventually("the second generation", || {
         (served(&keyward, &ca) == two.leaf().to_vec()).then_some(())
     });
+    assert_eq!(early.call("PING"), "+PONG", "established sessions stay");
 }
 
 #[test]
