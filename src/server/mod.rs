@@ -318,7 +318,7 @@ impl Bound {
             pid = std::process::id()
         );
 
-        let busy = f64::from(self.config.server.worker_busy_percent) / 100.0;
+        let busy = busy_share(&self.config);
         let mut serving = Serving {
             bound: self,
             drain,
@@ -386,7 +386,14 @@ impl Serving {
         loop {
             tokio::select! {
                 event = signals.next() => match event {
-                    Event::Reload => self.reload_configuration().await,
+                    Event::Reload => {
+                        self.reload_configuration().await;
+                        let wanted = self.bound.config.server.watch_interval;
+                        if look.period() != wanted {
+                            look = tokio::time::interval(wanted);
+                        }
+                        self.balance.expect(busy_share(&self.bound.config));
+                    }
                     Event::Terminate | Event::Abort => return,
                 },
                 () = &mut stop => return,
@@ -488,6 +495,11 @@ impl Serving {
 /// Whether fewer workers make larger batches.
 fn packs(config: &Config) -> bool {
     config.server.connections == Connections::Shared
+}
+
+/// The share of a core from which a worker is busy.
+fn busy_share(config: &Config) -> f64 {
+    f64::from(config.server.worker_busy_percent) / 100.0
 }
 
 /// Waits for the order to stop draining.

@@ -51,6 +51,7 @@ pub(crate) struct Setup {
     server: Vec<String>,
     login: Vec<String>,
     admin: String,
+    log: String,
     upstreams: Vec<(String, Vec<String>)>,
     listeners: Vec<(String, Vec<String>)>,
     users: Vec<(String, Vec<String>)>,
@@ -123,6 +124,7 @@ impl Setup {
             server: vec!["max_connections = 1000".to_owned()],
             login: Vec::new(),
             admin: "address = \"127.0.0.1:0\"".to_owned(),
+            log: "format = \"json\"".to_owned(),
             upstreams: Vec::new(),
             listeners: Vec::new(),
             users: Vec::new(),
@@ -174,6 +176,30 @@ impl Setup {
         self.admin.push('\n');
         self.admin.push_str(line);
         self
+    }
+
+    /// Another address for `[admin]`.
+    pub(crate) fn admin_address(mut self, address: &str) -> Self {
+        self.admin = format!("address = {address:?}");
+        self
+    }
+
+    /// All of `[log]`.
+    pub(crate) fn log(mut self, lines: &str) -> Self {
+        self.log = lines.to_owned();
+        self
+    }
+
+    /// Another name for the first listener.
+    pub(crate) fn rename_listener(mut self, name: &str) -> Self {
+        self.listeners[0].0 = name.to_owned();
+        self
+    }
+
+    /// Another name for the first upstream, also where it is named.
+    pub(crate) fn rename_upstream(mut self, name: &str) -> Self {
+        self.upstreams[0].0 = name.to_owned();
+        self.listener(&format!("upstream = {name:?}"))
     }
 
     /// The control socket, at this path in the test's directory.
@@ -298,7 +324,7 @@ impl Setup {
     }
 
     pub(crate) fn text(&self) -> String {
-        let mut text = String::from("[log]\nformat = \"json\"\n\n[admin]\n");
+        let mut text = format!("[log]\n{}\n\n[admin]\n", self.log);
         writeln!(text, "{}\n\n[server]\n{}\n", self.admin, self.server.join("\n")).unwrap();
         writeln!(text, "[login]\n{}\n", self.login.join("\n")).unwrap();
         for (kind, tables) in [
