@@ -151,7 +151,8 @@ fn alerts() -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (_, alert, names) in looks.iter().filter(|(alert, ..)| *alert) {
         for name in names {
-            for name in recorded.get(name).unwrap_or(&BTreeSet::from([name.clone()])) {
+            let itself = BTreeSet::from([name.clone()]);
+            for name in recorded.get(name).unwrap_or(&itself) {
                 found.entry(name.clone()).or_default().insert(alert.clone());
             }
         }
