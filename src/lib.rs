@@ -42,10 +42,10 @@
 //! | how passwords are guessed | `limits/throttle` and its neighbours |
 //! | who a client is without AUTH | `auth/evidence.rs`, `tls/identity.rs` |
 //! | a limit or timeout | `limits/`, `config/`, a metric |
-//! | a metric | `metrics/` only |
+//! | a metric | `metrics/` only, then `WRITE_REFERENCE=1 cargo test --test docs` for its page |
 //! | a security event | `audit/` |
 //! | what the status page says | `status/`; a problem in words: `status/problems.rs` |
-//! | a configuration key | `config/schema.rs` and `deploy/keyward.toml` |
+//! | a configuration key | `config/schema.rs` and `deploy/keyward.toml`, then the same for its page |
 
 pub mod acl;
 pub mod admin;

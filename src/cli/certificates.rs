@@ -1,13 +1,18 @@
 //! A private CA and what it issues, for development and for those who have no PKI.
 
+mod known;
+
 use std::net::IpAddr;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
 };
+use rustls::pki_types::DnsName;
 use time::{Duration, OffsetDateTime};
+
+pub(super) use known::{Known, Renewal, date, renewal};
 
 /// A certificate and its key, PEM.
 pub(super) struct Issued {
@@ -18,7 +23,10 @@ pub(super) struct Issued {
 /// A new CA, valid for ten years. ECDSA P-256, as everything here.
 pub(super) fn authority() -> anyhow::Result<Issued> {
     let key = KeyPair::generate().context("cannot make a key")?;
-    let mut params = params("Keyward development CA", CA_DAYS);
+    let now = OffsetDateTime::now_utc();
+    // While one follows another, a person can tell them apart.
+    let name = format!("Keyward development CA of {}", now.date());
+    let mut params = params(&name, now + Duration::days(CA_DAYS));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params
@@ -30,13 +38,19 @@ pub(super) fn authority() -> anyhow::Result<Issued> {
     })
 }
 
-/// A certificate of this CA: for a server when it has names, else for the client `name`.
-pub(super) fn issue(authority: &Issued, name: &str, hosts: &[String]) -> anyhow::Result<Issued> {
+/// A certificate of this CA: for a server when it has names, else for the client `name`. It ends after so many days, and not
+/// after its CA.
+pub(super) fn issue(authority: &Issued, name: &str, hosts: &[String], days: u16) -> anyhow::Result<Issued> {
     let ca_key = KeyPair::from_pem(&authority.key).context("the CA's key cannot be read")?;
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, ca_key)
         .context("the CA's certificate cannot be read")?;
     let key = KeyPair::generate().context("cannot make a key")?;
-    let mut params = params(name, LEAF_DAYS);
+    let mut end = OffsetDateTime::now_utc() + Duration::days(days.into());
+    if let Some(known) = Known::all(&authority.certificate).first() {
+        let last = OffsetDateTime::from_unix_timestamp(known.not_after).context("the CA's end is no date")?;
+        end = end.min(last);
+    }
+    let mut params = params(name, end);
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     if hosts.is_empty() {
@@ -47,11 +61,10 @@ pub(super) fn issue(authority: &Issued, name: &str, hosts: &[String]) -> anyhow:
         for host in hosts {
             params.subject_alt_names.push(match host.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
-                Err(_) => SanType::DnsName(
-                    host.as_str()
-                        .try_into()
-                        .with_context(|| format!("`{host}` is no host name"))?,
-                ),
+                Err(_) if is_host_name(host) => {
+                    SanType::DnsName(host.as_str().try_into().context("not a name")?)
+                }
+                Err(_) => bail!("`{host}` is no host name"),
             });
         }
     }
@@ -62,24 +75,26 @@ pub(super) fn issue(authority: &Issued, name: &str, hosts: &[String]) -> anyhow:
     })
 }
 
-fn params(name: &str, days: i64) -> CertificateParams {
+/// A name, or all names directly below one.
+fn is_host_name(host: &str) -> bool {
+    DnsName::try_from(host.strip_prefix("*.").unwrap_or(host)).is_ok()
+}
+
+/// The key that belongs to a PEM text, as certificates show it.
+pub(super) fn public_key(key: &str) -> Option<Vec<u8>> {
+    Some(KeyPair::from_pem(key).ok()?.public_key_raw().to_vec())
+}
+
+fn params(name: &str, end: OffsetDateTime) -> CertificateParams {
     let mut params = CertificateParams::default();
-    let now = OffsetDateTime::now_utc();
     // Clocks differ by a little.
-    params.not_before = now - Duration::hours(1);
-    params.not_after = now + Duration::days(days);
+    params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
+    params.not_after = end;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params
 }
 
-/// When a leaf made now ends, for the person: `2027-11-23`.
-pub(super) fn leaf_end() -> String {
-    (OffsetDateTime::now_utc() + Duration::days(LEAF_DAYS))
-        .date()
-        .to_string()
-}
-
 const CA_DAYS: i64 = 3650;
 /// Under the 398 days that clients of public certificates accept at most.
-const LEAF_DAYS: i64 = 365;
+pub(super) const LEAF_DAYS: u16 = 365;

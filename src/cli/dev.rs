@@ -51,7 +51,7 @@ pub(super) fn dev(once: bool) -> anyhow::Result<Exit> {
     write_secret(&dir.join("app.password"), password.as_bytes(), false)?;
     let authority = certificates::authority()?;
     let hosts = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-    let server = certificates::issue(&authority, "keyward", &hosts)?;
+    let server = certificates::issue(&authority, "keyward", &hosts, certificates::LEAF_DAYS)?;
     fs::write(dir.join("ca.pem"), &authority.certificate)?;
     fs::write(dir.join("server.pem"), &server.certificate)?;
     write_secret(&dir.join("server.key"), server.key.trim_end().as_bytes(), false)?;

@@ -98,15 +98,8 @@ enum Command {
     },
     /// Print the manual page
     Man,
-    /// Make a private CA, a server certificate and a client certificate
-    DevCerts {
-        /// Where to; an existing CA there is kept
-        #[arg(long, value_name = "DIR", default_value = "certs/out")]
-        out: PathBuf,
-        /// Further names or addresses of the server, besides localhost
-        #[arg(long, value_name = "NAME")]
-        host: Vec<String>,
-    },
+    /// Make a private CA, a server certificate and a client certificate, or renew what is missing or ends soon
+    DevCerts(dev_certs::Wish),
 }
 
 #[derive(Debug, Subcommand)]
@@ -248,7 +241,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::HashPassword => hash_password::hash_password(),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man => manual::page(),
-        Command::DevCerts { out, host } => dev_certs::dev_certs(&out, &host),
+        Command::DevCerts(wish) => dev_certs::dev_certs(&wish),
     };
     match outcome {
         Ok(exit) => exit.into(),

@@ -6,12 +6,21 @@ use anyhow::Context as _;
 
 use crate::config::{Overrides, Sources};
 use crate::metrics::Metrics;
+use crate::net::Inherited;
 use crate::server::{self, Bound, StartError};
 
 use super::{Exit, Running, logging, report, talk};
 
 /// Serves until it is told to end.
 pub(super) fn run(running: Running) -> anyhow::Result<Exit> {
+    // First of all: from here on their descriptors have an owner.
+    let inherited = match Inherited::from_process() {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            talk(&format!("error: {error}"));
+            return Ok(Exit::Failed);
+        }
+    };
     let overrides = Overrides {
         listen: running.listen,
         admin: running.admin,
@@ -46,7 +55,7 @@ pub(super) fn run(running: Running) -> anyhow::Result<Exit> {
         .build()
         .context("cannot start")?;
     let exit = runtime.block_on(async {
-        match Bound::new(sources, loaded, metrics) {
+        match Bound::inheriting(sources, loaded, metrics, inherited) {
             Ok(bound) => Ok(match bound.run(std::future::pending()).await {
                 Ok(()) => Exit::Done,
                 Err(error) => failed(error),

@@ -90,6 +90,21 @@ pub const SECTIONS: &[Section] = &[
     },
 ];
 
+/// Sections and keys that a reload cannot change: sockets, threads, series of metrics and the log are made for them. Everything
+/// else is taken over by SIGHUP, and so is what the named files hold, as soon as these change.
+pub const NEEDS_RESTART: &[(&str, &str)] = &[
+    ("server", "workers"),
+    ("admin", "address"),
+    ("admin", "control_socket"),
+    ("log", "format"),
+    ("log", "filter"),
+    ("upstream", "name"),
+    ("listener", "name"),
+    ("listener", "address"),
+    ("listener", "socket_mode"),
+    ("listener", "socket_owner"),
+];
+
 const SERVER: &[Key] = &[
     integer("workers"),
     integer("worker_busy_percent"),

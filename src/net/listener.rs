@@ -28,7 +28,9 @@ enum Kind {
     },
     Unix {
         listener: UnixListener,
-        file: SocketFile,
+        path: PathBuf,
+        /// Removed with the listener if it was made here.
+        _file: Option<SocketFile>,
     },
 }
 
@@ -71,6 +73,31 @@ impl Listener {
         }
     }
 
+    /// A TCP socket that listens already, opened by somebody else. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// The kernel's, from `setsockopt` and `epoll_ctl`.
+    pub(super) fn adopt_tcp(socket: socket2::Socket, address: SocketAddr) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        configure_tcp(&socket)?;
+        let listener = TcpListener::from_std(StdTcpListener::from(socket))?;
+        Ok(Self(Kind::Tcp { listener, address }))
+    }
+
+    /// A unix socket that listens already, opened by somebody else, whose file stays when this ends.
+    ///
+    /// # Errors
+    /// The kernel's, from `epoll_ctl`.
+    pub(super) fn adopt_unix(socket: socket2::Socket, path: PathBuf) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(StdUnixListener::from(socket))?;
+        Ok(Self(Kind::Unix {
+            listener,
+            path,
+            _file: None,
+        }))
+    }
+
     /// The address that is really listened on (with the port that port 0 became); `None` for a unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match &self.0 {
@@ -83,7 +110,7 @@ impl Listener {
     pub fn address(&self) -> String {
         match &self.0 {
             Kind::Tcp { address, .. } => address.to_string(),
-            Kind::Unix { file, .. } => format!("unix:{}", file.path.display()),
+            Kind::Unix { path, .. } => format!("unix:{}", path.display()),
         }
     }
 
@@ -280,7 +307,11 @@ fn bind_unix(
 
     let listener =
         UnixListener::from_std(StdUnixListener::from(listener)).map_err(failed("cannot register"))?;
-    Ok(Listener(Kind::Unix { listener, file }))
+    Ok(Listener(Kind::Unix {
+        listener,
+        path: path.to_owned(),
+        _file: Some(file),
+    }))
 }
 
 /// Whether somebody listens there. Never waits: a listener whose backlog is full answers `WouldBlock`.

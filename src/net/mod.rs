@@ -4,6 +4,7 @@
 //! the bytes travel over TCP, a unix socket or TLS. TLS itself (certificates, handshakes) is in `tls`; here it is
 //! only one more way to read and write.
 
+mod inherited;
 mod listener;
 mod options;
 mod proxy;
@@ -13,6 +14,7 @@ mod tls;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+pub use inherited::Inherited;
 pub use listener::{Accepted, BindError, Listener};
 pub use options::configure_tcp;
 pub use proxy::{ProxyError, ProxyInfo, read_proxy_header};

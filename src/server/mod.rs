@@ -150,6 +150,19 @@ impl Bound {
     /// # Errors
     /// A [`StartError`] that names the file, rule or address at fault.
     pub fn new(sources: Sources, loaded: Loaded, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        Self::inheriting(sources, loaded, metrics, net::Inherited::default())
+    }
+
+    /// As [`Bound::new`], with sockets that the service manager has opened in place of those listeners' whose names they have.
+    ///
+    /// # Errors
+    /// As [`Bound::new`], and a socket that no listener can use.
+    pub fn inheriting(
+        sources: Sources,
+        loaded: Loaded,
+        metrics: Arc<Metrics>,
+        mut inherited: net::Inherited,
+    ) -> Result<Self, StartError> {
         let config = loaded.config;
         // Looked at before they are read: a change in between is noticed, if anything, once too often.
         let files = watch::Files::new(prepare::watched_files(&config));
@@ -176,7 +189,10 @@ impl Bound {
         let mut sockets = Vec::new();
         let mut listeners = Vec::new();
         for (section, prepared) in config.listeners.iter().zip(prepared) {
-            sockets.push(net::Listener::bind(&section.address)?);
+            sockets.push(match inherited.take(&section.name, &section.address)? {
+                Some(socket) => socket,
+                None => net::Listener::bind(&section.address)?,
+            });
             let settings = Settings::new(
                 section,
                 &config.server,
@@ -193,6 +209,7 @@ impl Bound {
                 settings,
             )));
         }
+        inherited.finish(&config.listeners)?;
         let readiness = Readiness::new(config.upstreams.iter().map(|upstream| upstream.name.clone()));
         let learning = Arc::new(Learning::new(listeners.clone()));
         facts.listen_at(sockets.iter().map(net::Listener::address));
@@ -314,7 +331,7 @@ impl Bound {
             pid = std::process::id()
         );
 
-        let busy = f64::from(self.config.server.worker_busy_percent) / 100.0;
+        let busy = busy_share(&self.config);
         let mut serving = Serving {
             bound: self,
             drain,
@@ -382,7 +399,14 @@ impl Serving {
         loop {
             tokio::select! {
                 event = signals.next() => match event {
-                    Event::Reload => self.reload_configuration().await,
+                    Event::Reload => {
+                        self.reload_configuration().await;
+                        let wanted = self.bound.config.server.watch_interval;
+                        if look.period() != wanted {
+                            look = tokio::time::interval(wanted);
+                        }
+                        self.balance.expect(busy_share(&self.bound.config));
+                    }
                     Event::Terminate | Event::Abort => return,
                 },
                 () = &mut stop => return,
@@ -486,6 +510,11 @@ impl Serving {
 /// Whether fewer workers make larger batches.
 fn packs(config: &Config) -> bool {
     config.server.connections == Connections::Shared
+}
+
+/// The share of a core from which a worker is busy.
+fn busy_share(config: &Config) -> f64 {
+    f64::from(config.server.worker_busy_percent) / 100.0
 }
 
 /// Waits for the order to stop draining.

@@ -56,6 +56,11 @@ impl Packing {
         }
     }
 
+    /// Another share of a core from which a worker is busy, from now on.
+    pub(super) fn expect(&mut self, busy: f64) {
+        self.busy = busy;
+    }
+
     /// Workers that take new sessions: the first ones.
     pub(super) fn active(&self) -> usize {
         self.active

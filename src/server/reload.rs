@@ -77,7 +77,7 @@ impl Serving {
         }
     }
 
-    /// What sockets, threads and metric series were made for cannot change under them.
+    /// What sockets, threads and metric series were made for cannot change under them ([`config::schema::NEEDS_RESTART`]).
     fn refuse_what_needs_a_restart(&self, new: &Config) -> Result<(), Vec<Diagnostic>> {
         let old = &self.bound.config;
         let mut faults = Vec::new();
@@ -115,6 +115,8 @@ impl Serving {
             old.admin.control_socket != new.admin.control_socket,
             "admin.control_socket",
         );
+        refuse(old.log.format != new.log.format, "log.format");
+        refuse(old.log.filter != new.log.filter, "log.filter");
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 

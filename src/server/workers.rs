@@ -84,6 +84,11 @@ impl Balance {
         }
     }
 
+    /// Another share of a core from which a worker is busy: the configuration has changed.
+    pub(super) fn expect(&mut self, busy: f64) {
+        self.packing.expect(busy);
+    }
+
     /// Looks once; `packed`: sessions share connections, so fewer workers make larger batches.
     pub(super) fn look(&mut self, workers: &Workers, packed: bool, now: Instant) {
         let took = now.saturating_duration_since(self.looked_at).as_secs_f64();

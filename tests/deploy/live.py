@@ -303,6 +303,8 @@ def check_names(stack):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         if name not in shown and shown.get(base) != "histogram":
             faults.append(f"{file}: no metric is called {name}")
+    documented = dict(re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram) \|", (names.DEPLOY / "docs/metrics.md").read_text(), re.M))
+    faults += [f"docs/metrics.md: {name} is not there as a {kind}" for name, kind in shown.items() if documented.get(name) != kind]
     expressions = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in names.rules()]
     for title, expr in [*expressions, *names.dashboard_expressions()]:
         for name, matchers in names.selectors(expr):

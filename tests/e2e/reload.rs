@@ -241,6 +241,49 @@ fn what_needs_a_restart_is_refused_not_half_done() {
     );
 }
 
+#[test]
+fn every_key_that_is_said_to_need_a_restart_does() {
+    let redis = Redis::start();
+    let socket = |setup: Setup| {
+        let address = format!("unix:{}", setup.dir().join("kw.sock").display());
+        setup.listener(&format!("address = {address:?}"))
+    };
+    for (section, key) in keyward::config::schema::NEEDS_RESTART {
+        let mut keyward = socket(Setup::new(&redis)).expect("reload_failed").start();
+        keyward.change(|setup| match (*section, *key) {
+            ("server", "workers") => setup.server("workers = 3"),
+            ("admin", "address") => setup.admin_address("127.0.0.1:1"),
+            ("admin", "control_socket") => setup.control_socket(),
+            ("log", "format") => setup.log("format = \"human\""),
+            ("log", "filter") => setup.log("format = \"json\"\nfilter = \"warn\""),
+            ("upstream", "name") => setup.rename_upstream("another"),
+            ("listener", "name") => setup.rename_listener("another"),
+            ("listener", "address") => setup.listener("address = \"127.0.0.1:0\""),
+            ("listener", "socket_mode") => setup.listener("socket_mode = \"0660\""),
+            ("listener", "socket_owner") => setup.listener("socket_owner = \"1:1\""),
+            other => panic!("how is {other:?} changed?"),
+        });
+        keyward.signal("HUP");
+        let failed = keyward.wait_event("reload_failed");
+        let what = failed["error"].as_str().unwrap();
+        assert!(what.contains(section), "[{section}] {key}: {failed}");
+        assert!(what.contains("cannot be changed while running"), "{failed}");
+    }
+}
+
+#[test]
+fn how_often_files_are_looked_at_changes_with_a_reload() {
+    let redis = Redis::start();
+    let mut keyward = Setup::new(&redis).server("watch_interval = \"1h\"").start();
+    keyward.change(|setup| setup.server("watch_interval = \"50ms\""));
+    keyward.reload();
+    keyward
+        .setup()
+        .write("app.secret", &format!("{APP_PASSWORD_2}\n{APP_PASSWORD}\n"));
+    keyward.wait_event_where("reloaded", |line| line["cause"] == "files");
+    assert_eq!(new_password(&keyward, APP_PASSWORD_2), "+OK");
+}
+
 /// The certificate that a new client is shown.
 fn served(keyward: &Keyward, ca: &Authority) -> Vec<u8> {
     let client = Client::tls(keyward.address(), &ca.client_config(None)).unwrap();
@@ -299,11 +342,15 @@ fn certificates_behind_a_swapped_symlink_are_noticed() {
         .server("watch_interval = \"100ms\"")
         .start();
     assert_eq!(served(&keyward, &ca), one.leaf().to_vec());
+    let mut early = Client::tls(keyward.address(), &ca.client_config(None))
+        .unwrap()
+        .login("app", APP_PASSWORD);
     symlink("second", mounted.join("..next")).unwrap();
     fs::rename(mounted.join("..next"), mounted.join("..data")).unwrap();
     eventually("the second generation", || {
         (served(&keyward, &ca) == two.leaf().to_vec()).then_some(())
     });
+    assert_eq!(early.call("PING"), "+PONG", "established sessions stay");
 }
 
 #[test]

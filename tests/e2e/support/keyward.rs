@@ -9,6 +9,7 @@ use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -50,6 +51,7 @@ pub(crate) struct Setup {
     server: Vec<String>,
     login: Vec<String>,
     admin: String,
+    log: String,
     upstreams: Vec<(String, Vec<String>)>,
     listeners: Vec<(String, Vec<String>)>,
     users: Vec<(String, Vec<String>)>,
@@ -59,6 +61,8 @@ pub(crate) struct Setup {
     /// `ulimit -n` for the process.
     open_files: Option<u64>,
     args: Vec<String>,
+    /// A listening socket for the process, and what its `LISTEN_` variables are.
+    inherited: Option<(OwnedFd, String)>,
     /// Lines of libraries are in the log as well: they have no `event`.
     any_target: bool,
 }
@@ -120,6 +124,7 @@ impl Setup {
             server: vec!["max_connections = 1000".to_owned()],
             login: Vec::new(),
             admin: "address = \"127.0.0.1:0\"".to_owned(),
+            log: "format = \"json\"".to_owned(),
             upstreams: Vec::new(),
             listeners: Vec::new(),
             users: Vec::new(),
@@ -129,6 +134,7 @@ impl Setup {
             file: true,
             open_files: None,
             args: Vec::new(),
+            inherited: None,
             any_target: false,
         }
     }
@@ -170,6 +176,30 @@ impl Setup {
         self.admin.push('\n');
         self.admin.push_str(line);
         self
+    }
+
+    /// Another address for `[admin]`.
+    pub(crate) fn admin_address(mut self, address: &str) -> Self {
+        self.admin = format!("address = {address:?}");
+        self
+    }
+
+    /// All of `[log]`.
+    pub(crate) fn log(mut self, lines: &str) -> Self {
+        self.log = lines.to_owned();
+        self
+    }
+
+    /// Another name for the first listener.
+    pub(crate) fn rename_listener(mut self, name: &str) -> Self {
+        self.listeners[0].0 = name.to_owned();
+        self
+    }
+
+    /// Another name for the first upstream, also where it is named.
+    pub(crate) fn rename_upstream(mut self, name: &str) -> Self {
+        self.upstreams[0].0 = name.to_owned();
+        self.listener(&format!("upstream = {name:?}"))
     }
 
     /// The control socket, at this path in the test's directory.
@@ -294,7 +324,7 @@ impl Setup {
     }
 
     pub(crate) fn text(&self) -> String {
-        let mut text = String::from("[log]\nformat = \"json\"\n\n[admin]\n");
+        let mut text = format!("[log]\n{}\n\n[admin]\n", self.log);
         writeln!(text, "{}\n\n[server]\n{}\n", self.admin, self.server.join("\n")).unwrap();
         writeln!(text, "[login]\n{}\n", self.login.join("\n")).unwrap();
         for (kind, tables) in [
@@ -327,15 +357,28 @@ impl Setup {
         self
     }
 
+    /// The process gets this socket as its descriptor 3, as from systemd; `variables` are further ones for the shell, where
+    /// `$$` is the process.
+    pub(crate) fn inherit(mut self, socket: impl Into<OwnedFd>, variables: &str) -> Self {
+        self.inherited = Some((socket.into(), variables.to_owned()));
+        self
+    }
+
     fn command(&self) -> Command {
         let program = env!("CARGO_BIN_EXE_keyward");
-        let mut command = match self.open_files {
-            None => Command::new(program),
-            Some(limit) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), program]);
-                shell
-            }
+        let mut preparation = String::new();
+        if let Some(limit) = self.open_files {
+            preparation.push_str(&format!("ulimit -n {limit}; "));
+        }
+        if let Some((_, variables)) = &self.inherited {
+            preparation.push_str(&format!("exec 3<&0 </dev/null; export {variables}; "));
+        }
+        let mut command = if preparation.is_empty() {
+            Command::new(program)
+        } else {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{preparation}exec \"$0\" \"$@\""), program]);
+            shell
         };
         command.arg("run");
         if self.file {
@@ -349,7 +392,10 @@ impl Setup {
             .env("RUST_BACKTRACE", "1")
             .envs(&self.env)
             .current_dir(self.dir.path())
-            .stdin(Stdio::null())
+            .stdin(match &self.inherited {
+                Some((socket, _)) => Stdio::from(socket.try_clone().unwrap()),
+                None => Stdio::null(),
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command

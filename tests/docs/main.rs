@@ -1,9 +1,14 @@
-//! The examples that people copy are loaded by the real loader.
+//! The examples that people copy are loaded by the real loader, and the reference pages are what the program says of itself.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "test code: a failed assumption is a failed test"
 )]
+
+mod configuration;
+mod metrics;
+mod page;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -168,6 +173,10 @@ fn annotated(text: &str) -> Vec<Annotated> {
 
 /// Loads one form of the annotated configuration, with the files and variables that it names.
 fn loads_annotated(text: &str) -> Loaded {
+    with_annotated(text, |sources| loads(sources, "deploy/keyward.toml"))
+}
+
+fn with_annotated<T>(text: &str, look: impl FnOnce(&Sources) -> T) -> T {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("keyward.toml");
     fs::write(&file, placed(text, dir.path())).unwrap();
@@ -178,7 +187,7 @@ fn loads_annotated(text: &str) -> Loaded {
         env: BTreeMap::from(env),
         ..Sources::default()
     };
-    loads(&sources, "deploy/keyward.toml")
+    look(&sources)
 }
 
 /// The text with the lines that `keep` wants, none of them commented out; headers and blank lines stay.
