@@ -35,7 +35,14 @@ pub(super) struct Board {
     checks: Mutex<BTreeMap<String, Check>>,
     reload_fault: Mutex<Option<String>>,
     began: Instant,
-    ring: Mutex<(Ring, Option<(Instant, Arc<Status>)>)>,
+    memory: Mutex<Memory>,
+}
+
+/// What is kept from one look to the next.
+#[derive(Default)]
+struct Memory {
+    ring: Ring,
+    last: Option<(Instant, Arc<Status>)>,
 }
 
 impl Board {
@@ -47,7 +54,7 @@ impl Board {
             checks: Mutex::default(),
             reload_fault: Mutex::default(),
             began: Instant::now(),
-            ring: Mutex::default(),
+            memory: Mutex::default(),
         }
     }
 
@@ -139,8 +146,8 @@ impl Board {
 
 impl StatusSource for Board {
     fn status(&self, fresh: bool) -> Arc<Status> {
-        let mut kept = lock(&self.ring);
-        let (ring, last) = &mut *kept;
+        let mut memory = lock(&self.memory);
+        let Memory { ring, last } = &mut *memory;
         let now = Instant::now();
         if let Some((when, status)) = last
             && !fresh
