@@ -472,7 +472,7 @@ impl Families {
             )?,
             older_password_used: make.float_gauges(
                 "keyward_older_password_last_used_timestamp_seconds",
-                "When somebody last logged in as this user with an older password, as a Unix time; 0 if nobody has since the start.",
+                "When somebody last logged in as this user with an older password, as a Unix time; 0 if that has not happened since the start.",
                 &["listener", "user"],
             )?,
             upstream_credential_changed: make.float_gauges(

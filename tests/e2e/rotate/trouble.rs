@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::UNIX_EPOCH;
@@ -69,9 +70,9 @@ fn a_redis_that_hangs_up_meanwhile_is_logged_in_to_again() {
     let slow = Slow::start(secret_file(&keyward));
     thread::scope(|scope| {
         let run = scope.spawn(|| rotate(&keyward, &["upstream", "--admin", &slow.address]));
-        eventually("the new password at Redis", || {
-            let both = lines(&keyward);
-            (both.len() == 2 && redis_takes(&redis, "default", &both[0])).then_some(())
+        // Once before anything is done; then it waits.
+        eventually("the wait for Keyward", || {
+            (slow.asked.load(Ordering::SeqCst) > 2).then_some(())
         });
         redis.client().call("CLIENT KILL TYPE normal");
         slow.has_read.store(true, Ordering::SeqCst);
@@ -159,6 +160,8 @@ fn a_sidecar_without_a_configuration_file_is_rotated_by_its_environment() {
 struct Slow {
     address: String,
     has_read: Arc<AtomicBool>,
+    /// Answers so far.
+    asked: Arc<AtomicUsize>,
 }
 
 impl Slow {
@@ -167,11 +170,14 @@ impl Slow {
         let address = listener.local_addr().unwrap().to_string();
         let has_read = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&has_read);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
         // Ends with the test's process; it holds nothing.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let _ = stream.read(&mut [0; 1024]);
+                count.fetch_add(1, Ordering::SeqCst);
                 let modified = std::fs::metadata(&file).unwrap().modified().unwrap();
                 let at = if flag.load(Ordering::SeqCst) {
                     modified.duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
@@ -184,7 +190,11 @@ impl Slow {
                 );
             }
         });
-        Self { address, has_read }
+        Self {
+            address,
+            has_read,
+            asked,
+        }
     }
 }
 
