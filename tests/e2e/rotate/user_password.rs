@@ -165,3 +165,26 @@ fn digests_in_the_configuration_are_for_the_operator_to_change() {
     );
     assert!(outcome.out.is_empty() && !outcome.said.contains(digest));
 }
+
+#[test]
+fn the_password_of_the_file_is_the_one_in_force_beside_digests_in_the_configuration() {
+    let redis = Redis::start();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, APP_PASSWORD_2.as_bytes());
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let keyward = setup(&redis)
+        .user_line("app", &format!("password_hashes = [\"sha256:{hex}\"]"))
+        .start();
+    let _one = keyward.connect().login("app", APP_PASSWORD);
+    keyward.wait_metric("keyward_password_logins_total", &CURRENT, 1.0);
+    let _other = keyward.connect().login("app", APP_PASSWORD_2);
+    keyward.wait_metric("keyward_password_logins_total", &OLDER, 1.0);
+    let event = keyward.wait_event("older_password_used");
+    assert_eq!(event["credential"], 2);
+    assert_eq!(
+        keyward.metric(
+            "keyward_older_password_last_used_timestamp_seconds",
+            &[("user", "root")]
+        ),
+        0.0
+    );
+}
