@@ -126,6 +126,8 @@ impl TlsStream {
                 let _ = self.poll_unsent(cx);
                 return Poll::Ready(Err(error));
             }
+            // Not before: requests that came right behind the handshake are not held any more.
+            check_held(&self.held)?;
             ready!(self.poll_unsent(cx))?;
             if !self.tls.is_handshaking() {
                 return Poll::Ready(Ok(()));
@@ -141,7 +143,6 @@ impl TlsStream {
             if ready!(read)? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            check_held(&self.held)?;
         }
     }
 
@@ -286,9 +287,11 @@ impl AsyncRead for TlsStream {
             if buffer.remaining() < before || self.peer_closed || before == 0 {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_records(cx, buffer))?;
-            // An answer of the protocol, to a key update. One that cannot leave now leaves with the next reply.
+            let outcome = ready!(self.poll_records(cx, buffer));
+            // What the protocol itself answers: to a key update, or an alert. If it cannot leave now, it leaves with what is
+            // written next.
             let _ = self.poll_unsent(cx);
+            outcome?;
         }
     }
 }
