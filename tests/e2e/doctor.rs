@@ -496,6 +496,9 @@ fn secrets_that_everyone_may_read_and_directories_that_everyone_may_write() {
 /// From a shell that allows 256 open files.
 fn in_a_narrow_shell(setup: &Setup, env: &[(&str, &str)]) -> Diagnosis {
     let output = Command::new("sh")
+        // The tests' own settings are none of Keyward's.
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .args(["-c", "ulimit -n 256; exec \"$0\" doctor --json --config \"$1\""])
         .arg(env!("CARGO_BIN_EXE_keyward"))
         .arg(setup.config_file())
