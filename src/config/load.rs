@@ -231,7 +231,7 @@ fn server(context: &mut Context<'_>, raw: &RawConfig, descriptor_limit: Option<u
     let table = &raw.section("server");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = context.integer_or(table, "workers", to_u64(cores), (1, 1_024));
-    let worker_busy = context.integer_or(table, "worker_busy_percent", 70, (1, 100));
+    let worker_busy = context.integer_or(table, "worker_busy_percent", 85, (1, 100));
     let max_connections = max_connections(context, table, descriptor_limit);
     let unauthenticated_limits = (1, max_connections);
     let max_unauthenticated = context.integer_or(

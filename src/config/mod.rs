@@ -87,7 +87,7 @@ impl Config {
 pub struct Server {
     /// Worker threads; default: the number of cores.
     pub workers: usize,
-    /// Share of a core, in percent, from which a worker is busy, so that another takes sessions over; default 70. Of
+    /// Share of a core, in percent, from which a worker is busy, so that another takes sessions over; default 85. Of
     /// meaning with [`Connections::Shared`] only.
     pub worker_busy_percent: u8,
     /// Client connections of all listeners together; default 10,000.
