@@ -29,7 +29,7 @@ impl Series {
 }
 
 impl Reading {
-    /// Takes a value in. A family that is not of interest is left out; a label of [`FOLDED`] is dropped, and series that
+    /// Takes a value in. A family that is not of interest is left out; a label of `FOLDED` is dropped, and series that
     /// do not differ any more are added up. A bucket of a histogram has the name of its family and the label `le`.
     pub fn add(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
         let mut known = COUNTERS.iter().chain(GAUGES);
