@@ -1206,40 +1206,6 @@ impl Scratch for Worker {
     fn give_buffer(&self, _: BytesMut) {}
 }
 
-/// Counts nothing.
-struct Deaf;
-
-impl LaneReport for Deaf {
-    fn flushed(&self, _: u64, _: usize) {}
-    fn received(&self, _: usize, _: u64) {}
-    fn error_reply(&self, _: &[u8]) {}
-    fn surprised(&self, _: &'static str) {}
-    fn lost(&self, _: LostWhen) {}
-    fn slow_reader(&self) {}
-}
-
-#[tokio::test]
-async fn a_session_keeps_its_place_on_a_lane_that_ended_until_it_has_taken_every_reply() {
-    let fake = Fake::start(|command| {
-        Action::healthy(command).unwrap_or_else(|| Action::SayAndClose(b"$1\r\na\r\n".to_vec()))
-    });
-    let state = LaneState { db: 0, resp3: false };
-    let upstream = Plan::fake(&fake).build();
-    let dialing = Arc::clone(&upstream);
-    let dial = Box::pin(async move { dialing.dial().await.map(Box::new) });
-    let (lane, driver) = SharedLane::open(&Target::of(&upstream, None), state, dial, Rc::new(Worker), Deaf);
-    let seat = Seat::new(&lane);
-    assert!(seat.is_settled() && seat.takes_requests());
-    seat.send(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", 1);
-    driver.await;
-    // The reply came whole before the end, but a slow reader has not taken it: the next lane's would overtake it.
-    assert!(!lane.is_open() && seat.outstanding() == 0 && seat.end().is_none());
-    assert!(!seat.is_settled() && !seat.takes_requests());
-    let reply = seat.take_replies(|replies| replies.bytes.to_vec());
-    assert_eq!(reply.as_deref(), Some(&b"$1\r\na\r\n"[..]));
-    assert!(seat.is_settled() && seat.takes_requests());
-}
-
 /// Remembers how many requests left with each write.
 #[derive(Clone, Default)]
 struct Batches(Rc<RefCell<Vec<u64>>>);
@@ -1255,6 +1221,34 @@ impl LaneReport for Batches {
     fn slow_reader(&self) {}
 }
 
+/// A shared lane to this server, which is dialled when its task is polled.
+fn shared_lane(fake: &Fake, batches: &Batches) -> (Rc<SharedLane>, impl Future<Output = ()> + use<>) {
+    let state = LaneState { db: 0, resp3: false };
+    let upstream = Plan::fake(fake).build();
+    let dialing = Arc::clone(&upstream);
+    let dial = Box::pin(async move { dialing.dial().await.map(Box::new) });
+    let target = Target::of(&upstream, None);
+    SharedLane::open(&target, state, dial, Rc::new(Worker), batches.clone())
+}
+
+#[tokio::test]
+async fn a_session_keeps_its_place_on_a_lane_that_ended_until_it_has_taken_every_reply() {
+    let fake = Fake::start(|command| {
+        Action::healthy(command).unwrap_or_else(|| Action::SayAndClose(b"$1\r\na\r\n".to_vec()))
+    });
+    let (lane, driver) = shared_lane(&fake, &Batches::default());
+    let seat = Seat::new(&lane);
+    assert!(seat.is_settled() && seat.takes_requests());
+    seat.send(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", 1);
+    driver.await;
+    // The reply came whole before the end, but a slow reader has not taken it: the next lane's would overtake it.
+    assert!(!lane.is_open() && seat.outstanding() == 0 && seat.end().is_none());
+    assert!(!seat.is_settled() && !seat.takes_requests());
+    let reply = seat.take_replies(|replies| replies.bytes.to_vec());
+    assert_eq!(reply.as_deref(), Some(&b"$1\r\na\r\n"[..]));
+    assert!(seat.is_settled() && seat.takes_requests());
+}
+
 #[tokio::test]
 async fn requests_that_come_while_others_are_in_flight_to_a_near_redis_leave_in_one_batch() {
     let (answer, told) = std::sync::mpsc::channel::<()>();
@@ -1267,13 +1261,8 @@ async fn requests_that_come_while_others_are_in_flight_to_a_near_redis_leave_in_
             Action::say("$1\r\na\r\n")
         })
     });
-    let state = LaneState { db: 0, resp3: false };
-    let upstream = Plan::fake(&fake).build();
-    let dialing = Arc::clone(&upstream);
-    let dial = Box::pin(async move { dialing.dial().await.map(Box::new) });
     let batches = Batches::default();
-    let target = Target::of(&upstream, None);
-    let (lane, driver) = SharedLane::open(&target, state, dial, Rc::new(Worker), batches.clone());
+    let (lane, driver) = shared_lane(&fake, &batches);
     let mut driver = Box::pin(driver);
     let (one, other) = (Seat::new(&lane), Seat::new(&lane));
     one.send(b"*2\r\n$3\r\nGET\r\n$5\r\nfirst\r\n", 1);

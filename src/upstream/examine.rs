@@ -10,7 +10,7 @@ use redis_protocol::resp2::types::BytesFrame;
 use tokio::time::timeout;
 
 use super::dial::Steps;
-use super::handshake::{self, Answer, Pong};
+use super::handshake::{self, Pong};
 use super::{AuthRefusal, DialError, Login, NoCounters, Upstream};
 use crate::config;
 use crate::config::{UpstreamAddress, UpstreamTls};
@@ -216,10 +216,8 @@ impl ServerFacts {
 
 /// What it answers; `None` when it refuses to.
 async fn told(stream: &mut Stream, arguments: &[&[u8]]) -> Result<Option<BytesFrame>, DialError> {
-    match answered(handshake::question(stream, arguments)).await? {
-        Answer::Given(frame) => Ok(Some(frame)),
-        Answer::Refused => Ok(None),
-    }
+    let answer = answered(handshake::exchange(stream, arguments, MAX_ANSWER)).await?;
+    Ok((!matches!(answer, BytesFrame::Error(_))).then_some(answer))
 }
 
 /// With the time limit of one question.
@@ -276,6 +274,8 @@ fn skew(frame: &BytesFrame, before: SystemTime, after: SystemTime) -> Option<Ske
     })
 }
 
+/// Longest answer: a section of INFO has some 3 KiB.
+const MAX_ANSWER: usize = 64 * 1024;
 /// For one question.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Neither a number nor an option of anything, and no key that anybody uses.

@@ -218,22 +218,6 @@ pub(super) async fn welcome(stream: &mut Stream) -> Result<(), DialError> {
     link.finish()
 }
 
-/// Asks an authenticated connection something whose answer is of interest as a whole. Nothing of it may be a secret.
-pub(super) async fn question(stream: &mut Stream, arguments: &[&[u8]]) -> Result<Answer, DialError> {
-    let mut link = Link::new(stream);
-    let answer = link.ask_whole(arguments, MAX_ANSWER).await?;
-    link.finish()?;
-    Ok(answer)
-}
-
-/// A whole answer.
-pub(super) enum Answer {
-    /// What was asked for.
-    Given(BytesFrame),
-    /// An error: nothing that depends on it is of interest.
-    Refused,
-}
-
 /// Without a credential: whether the server wants one shows only in an answer.
 async fn check_open(link: &mut Link<'_>) -> Result<(), DialError> {
     match link.ask(&[b"PING"]).await? {
@@ -317,6 +301,18 @@ impl<'a> Link<'a> {
         Err(DialError::Protocol("it spoke before it was asked"))
     }
 
+    /// Sends requests, if all former ones have been answered and no more than these; the inner outcome is that of writing.
+    async fn send(&mut self, requests: &[u8]) -> Result<io::Result<()>, DialError> {
+        if !self.unread.is_empty() {
+            return Err(DialError::Protocol("it sent more than it was asked for"));
+        }
+        let writing = async {
+            self.stream.write_all(requests).await?;
+            self.stream.flush().await
+        };
+        Ok(writing.await)
+    }
+
     /// Sends one request and waits for its answer.
     async fn ask(&mut self, arguments: &[&[u8]]) -> Result<Reply, DialError> {
         decode(&self.ask_frame(arguments, MAX_REPLY).await?)
@@ -324,15 +320,7 @@ impl<'a> Link<'a> {
 
     /// As [`Link::ask`], for the frame as it came, of at most so many bytes.
     async fn ask_frame(&mut self, arguments: &[&[u8]], most: usize) -> Result<Bytes, DialError> {
-        if !self.unread.is_empty() {
-            return Err(DialError::Protocol("it sent more than it was asked for"));
-        }
-        let request = encode(arguments);
-        let written = async {
-            self.stream.write_all(&request).await?;
-            self.stream.flush().await
-        };
-        let written: io::Result<()> = written.await;
+        let written = self.send(&encode(arguments)).await?;
         // Even when writing failed: why we were turned away may be waiting to be read.
         match (self.frame(most).await, written) {
             (Err(DialError::Closed | DialError::Io(_)), Err(error)) => Err(io_error(&error)),
@@ -342,18 +330,11 @@ impl<'a> Link<'a> {
 
     /// Sends several requests and waits for as many answers.
     async fn ask_all(&mut self, requests: &[Vec<&[u8]>]) -> Result<Vec<Reply>, DialError> {
-        if !self.unread.is_empty() {
-            return Err(DialError::Protocol("it sent more than it was asked for"));
-        }
         let mut bytes = Vec::new();
         for request in requests {
             bytes.extend_from_slice(&encode(request));
         }
-        let written = async {
-            self.stream.write_all(&bytes).await?;
-            self.stream.flush().await
-        };
-        let written: io::Result<()> = written.await;
+        let written = self.send(&bytes).await?;
         written.map_err(|error| io_error(&error))?;
         let mut replies = Vec::with_capacity(requests.len());
         for _ in requests {
@@ -365,26 +346,6 @@ impl<'a> Link<'a> {
     /// Reads an answer of at most [`MAX_REPLY`].
     async fn reply(&mut self) -> Result<Reply, DialError> {
         decode(&self.frame(MAX_REPLY).await?)
-    }
-
-    /// Sends one request and gives its whole answer, of at most `most` bytes.
-    async fn ask_whole(&mut self, arguments: &[&[u8]], most: usize) -> Result<Answer, DialError> {
-        if !self.unread.is_empty() {
-            return Err(DialError::Protocol("it sent more than it was asked for"));
-        }
-        let request = encode(arguments);
-        let written = async {
-            self.stream.write_all(&request).await?;
-            self.stream.flush().await
-        };
-        let written: io::Result<()> = written.await;
-        written.map_err(|error| io_error(&error))?;
-        let frame = self.frame(most).await?;
-        match decode_bytes(&frame) {
-            Ok(Some((BytesFrame::Error(_), _))) => Ok(Answer::Refused),
-            Ok(Some((frame, _))) => Ok(Answer::Given(frame)),
-            Ok(None) | Err(_) => Err(DialError::Protocol("its answer is malformed")),
-        }
     }
 
     /// Reads exactly one frame of at most `most` bytes.
@@ -505,8 +466,6 @@ fn show_start(bytes: &[u8]) -> String {
 
 /// Longest answer to AUTH, SELECT or PING; Redis's have less than 200 bytes.
 const MAX_REPLY: usize = 4096;
-/// Longest answer to a [`question`]: a section of INFO has some 3 KiB.
-const MAX_ANSWER: usize = 64 * 1024;
 /// Requests of [`would_run`] under way at once: some 4 KiB, less than any socket buffer.
 const ASKED_AT_ONCE: usize = 64;
 /// Our own code for a refusal because of a key: the command itself is permitted.
