@@ -374,6 +374,10 @@ impl Pass {
                             }
                         }
                     }
+                    // To be told that nothing is left costs as much as a record. What the protocol may still have to say is
+                    // said with the next batch.
+                    let used_up = pass.used.saturating_add(discard) >= input.len();
+                    done |= used_up && matches!(then, Then::Nothing);
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     encode(&mut data, unsent);

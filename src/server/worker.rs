@@ -390,7 +390,7 @@ impl Scratch for Worker {
     /// Takes an empty buffer back.
     fn give_buffer(&self, mut buffer: BytesMut) {
         let mut buffers = self.buffers.borrow_mut();
-        if buffers.len() < MAX_SPARE_BUFFERS && buffer.capacity() <= MAX_SPARE_SIZE {
+        if buffers.len() < MAX_SPARE_BUFFERS && (FRESH_BUFFER..=MAX_SPARE_SIZE).contains(&buffer.capacity()) {
             buffer.clear();
             buffers.push(buffer);
         }

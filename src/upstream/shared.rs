@@ -171,6 +171,8 @@ struct Inbox {
     /// Requests that were never written and have to be sent again.
     returned: RefCell<Option<(BytesMut, u32)>>,
     bulky: Cell<bool>,
+    /// One of these has changed since the session last looked.
+    news: Cell<bool>,
     gone: Cell<bool>,
     task: Task,
 }
@@ -355,6 +357,16 @@ impl Seat {
     /// Whether a reply was so big that further requests should take another lane.
     pub fn is_bulky(&self) -> bool {
         self.inbox.bulky.get()
+    }
+
+    /// Whether anything has come, or the lane has ended, since [`Seat::clear_news`].
+    pub fn has_news(&self) -> bool {
+        self.inbox.news.get()
+    }
+
+    /// Everything that has come is about to be taken.
+    pub fn clear_news(&self) {
+        self.inbox.news.set(false);
     }
 
     /// Has the task of `cx` woken when something comes.
@@ -770,12 +782,17 @@ impl Inbox {
             self.outstanding.set(self.outstanding.get().saturating_sub(1));
         }
         drop(replies);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.news.set(true);
         self.task.wake();
     }
 
     fn fail(&self, end: SeatEnd) {
         self.end.borrow_mut().get_or_insert(end);
-        self.task.wake();
+        self.tell();
     }
 
     fn give_back(&self, requests: &[u8], count: u32) {
@@ -784,7 +801,7 @@ impl Inbox {
         bytes.extend_from_slice(requests);
         *total = total.saturating_add(count);
         drop(returned);
-        self.task.wake();
+        self.tell();
     }
 }
 

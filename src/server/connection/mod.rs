@@ -2,7 +2,7 @@
 //!
 //! The header, the handshake and the login share one deadline that no byte extends (L-20, L-21).
 
-mod alarm;
+mod alarms;
 mod client;
 mod login;
 mod relay;
