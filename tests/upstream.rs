@@ -11,7 +11,7 @@
 #[path = "e2e/support/mod.rs"]
 mod support;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -1206,11 +1206,14 @@ impl Scratch for Worker {
     fn give_buffer(&self, _: BytesMut) {}
 }
 
-/// Remembers how many requests left with each write.
+/// Remembers how many requests left with each write, and how many writes waited for more.
 #[derive(Clone, Default)]
-struct Batches(Rc<RefCell<Vec<u64>>>);
+struct Batches(Rc<RefCell<Vec<u64>>>, Rc<Cell<u32>>);
 
 impl LaneReport for Batches {
+    fn paused(&self) {
+        self.1.set(self.1.get() + 1);
+    }
     fn flushed(&self, requests: u64, _: usize) {
         self.0.borrow_mut().push(requests);
     }

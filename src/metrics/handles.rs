@@ -83,6 +83,8 @@ pub struct UpstreamMetrics {
     pub requests_queued: IntGauge,
     /// Requests that left together on a shared connection.
     pub requests_per_flush: Histogram,
+    /// Times that requests on a shared connection waited for more to leave with them.
+    pub gathers: IntCounter,
     /// 1 if the last check succeeded.
     pub up: IntGauge,
     /// Connections closed because a reply came that nothing had asked for.
@@ -459,6 +461,7 @@ impl UpstreamMetrics {
             connections_max: families.upstream_connections_max.with_label_values(&[name]),
             requests_queued: families.upstream_requests_queued.with_label_values(&[name]),
             requests_per_flush: families.upstream_requests_per_flush.with_label_values(&[name]),
+            gathers: families.upstream_gathers.with_label_values(&[name]),
         };
         upstream.prepare_login("");
         upstream

@@ -153,6 +153,7 @@ struct Families {
     upstream_lanes_open: IntGaugeVec,
     upstream_requests_queued: IntGaugeVec,
     upstream_requests_per_flush: HistogramVec,
+    upstream_gathers: IntCounterVec,
 }
 
 impl Metrics {
@@ -414,6 +415,11 @@ impl Families {
                 "Requests that left together on a shared connection.",
                 &["upstream"],
                 &BATCH_BUCKETS,
+            )?,
+            upstream_gathers: make.counters(
+                "keyward_upstream_gathers_total",
+                "Times that requests on a shared connection waited, for about a tenth of a millisecond, so that more would leave with them.",
+                &["upstream"],
             )?,
             auth_attempts: make.counters(
                 "keyward_auth_attempts_total",

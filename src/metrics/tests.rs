@@ -129,6 +129,7 @@ fn every_documented_family_is_there_under_its_name_and_type() {
         ("keyward_upstream_lanes_open", "gauge"),
         ("keyward_upstream_requests_queued", "gauge"),
         ("keyward_upstream_requests_per_flush", "histogram"),
+        ("keyward_upstream_gathers_total", "counter"),
     ];
     let metrics = metrics();
     use_everything(&metrics);

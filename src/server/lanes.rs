@@ -369,6 +369,10 @@ impl Drop for Report {
 }
 
 impl LaneReport for Report {
+    fn paused(&self) {
+        self.upstream.gathers.inc();
+    }
+
     fn flushed(&self, requests: u64, bytes: usize) {
         self.tally.sent(Side::Upstream, bytes);
         #[allow(clippy::cast_precision_loss, reason = "batches are far smaller than 2^52")]

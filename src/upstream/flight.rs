@@ -28,7 +28,12 @@ pub(super) struct Flight {
 impl Flight {
     /// Whether what has not been written should wait for the replies to what has: they will come, and soon.
     pub(super) fn is_worth_waiting_for(&self) -> bool {
-        self.answered < self.written && self.round_trip < NEAR
+        self.answered < self.written && self.is_short()
+    }
+
+    /// Whether Redis is near.
+    pub(super) fn is_short(&self) -> bool {
+        self.round_trip < NEAR
     }
 
     /// All requests up to the one with this number, counted from the lane's beginning, have been written.

@@ -22,6 +22,7 @@ mod dial;
 mod error;
 mod examine;
 mod flight;
+mod gather;
 mod handshake;
 mod login;
 mod operator;

@@ -31,6 +31,7 @@ use tokio::time::{Instant, Sleep};
 use crate::resp::{FrameKind, ReplyScan, ReplyScanner, encode};
 
 use super::flight::Flight;
+use super::gather::{Crowd, GATHER_TIME, Gather};
 use super::{Dial, DialError, Dialed, Target};
 
 /// Requests above this size travel on a lane of their session's own, so that nobody waits behind them.
@@ -81,6 +82,8 @@ pub trait Scratch {
 
 /// What a lane reports; see `metrics`.
 pub trait LaneReport {
+    /// A batch waited a moment for more requests.
+    fn paused(&self);
     /// So many requests left in one write.
     fn flushed(&self, requests: u64, bytes: usize);
     /// So many bytes came, which completed so many replies.
@@ -143,6 +146,8 @@ struct Queue {
     total: u64,
     /// Who waits for room.
     waiting: Vec<Waker>,
+    /// How many sessions send something.
+    crowd: Crowd,
 }
 
 /// Requests of one session that follow each other.
@@ -171,6 +176,8 @@ struct Inbox {
     /// Requests that were never written and have to be sent again.
     returned: RefCell<Option<(BytesMut, u32)>>,
     bulky: Cell<bool>,
+    /// See [`Crowd::see`].
+    seen: Cell<u64>,
     /// One of these has changed since the session last looked.
     news: Cell<bool>,
     gone: Cell<bool>,
@@ -250,6 +257,8 @@ impl SharedLane {
             sent: 0,
             unflushed: false,
             flight: Flight::default(),
+            gather: Gather::default(),
+            turn: None,
             stall: Stall::default(),
             idle: Box::pin(tokio::time::sleep(IDLE_TIME)),
             busy: true,
@@ -335,6 +344,9 @@ impl Seat {
         queue.out.extend_from_slice(requests);
         queue.end = start.saturating_add(requests.len() as u64);
         queue.batch = queue.batch.saturating_add(u64::from(count));
+        let mut seen = self.inbox.seen.get();
+        queue.crowd.see(&mut seen);
+        self.inbox.seen.set(seen);
         queue.push(Some(&self.inbox), count, start);
         self.inbox
             .outstanding
@@ -443,6 +455,9 @@ pub struct Driver<S, R> {
     sent: u64,
     unflushed: bool,
     flight: Flight,
+    gather: Gather,
+    /// A turn for everybody else, whose sockets are asked first.
+    turn: Option<Pin<Box<dyn Future<Output = ()>>>>,
     stall: Stall,
     idle: Pin<Box<Sleep>>,
     /// Something was sent since the idle time was last looked at.
@@ -521,13 +536,20 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let Connection::Open(dialed) = &mut self.connection else {
+        if !matches!(self.connection, Connection::Open(_)) {
             return Ok(());
-        };
-        let mut queue = self.lane.queue.borrow_mut();
+        }
+        let lane = Rc::clone(&self.lane);
+        let mut queue = lane.queue.borrow_mut();
         if !self.unflushed && queue.out.len() < FULL_BATCH && self.flight.is_worth_waiting_for() {
             return Ok(());
         }
+        if self.gathers(&queue, cx) {
+            return Ok(());
+        }
+        let Connection::Open(dialed) = &mut self.connection else {
+            return Ok(());
+        };
         let mut written = 0_usize;
         while !queue.out.is_empty() {
             match Pin::new(&mut dialed.stream).poll_write(cx, &queue.out) {
@@ -568,6 +590,29 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the batch waits for more (see [`Gather`]). The thread sleeps for a moment, so that what comes meanwhile wakes
+    /// nobody; then everybody who has got something takes his turn, and then it is written.
+    fn gathers(&mut self, queue: &Queue, cx: &mut Context<'_>) -> bool {
+        if queue.out.is_empty() || self.unflushed {
+            return false;
+        }
+        if let Some(turn) = &mut self.turn {
+            if turn.as_mut().poll(cx).is_pending() {
+                return true;
+            }
+            self.turn = None;
+        }
+        if !self.flight.is_short() || !self.gather.wants_pause(queue.batch, queue.crowd.size()) {
+            return false;
+        }
+        self.report.paused();
+        std::thread::sleep(GATHER_TIME);
+        let mut turn = Box::pin(tokio::task::yield_now());
+        let waits = turn.as_mut().poll(cx).is_pending();
+        self.turn = Some(turn);
+        waits
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
