@@ -147,6 +147,24 @@ impl Lane {
         Poll::Ready(Ok(written))
     }
 
+    /// Writes part of a request without keeping it, if it is its turn; returns how many bytes went. The others belong in the
+    /// buffer. An error shows when that is written: what was put on the lane must be known to be outstanding then.
+    pub fn write_through(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> usize {
+        let State::Open(dialed) = &mut self.state else {
+            return 0;
+        };
+        if !self.out.is_empty() {
+            return 0;
+        }
+        match Pin::new(&mut dialed.stream).poll_write(cx, bytes) {
+            Poll::Ready(Ok(count)) => {
+                self.unflushed = true;
+                count
+            }
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        }
+    }
+
     /// Reads replies into `window`; returns how many bytes came, at least one.
     ///
     /// # Errors

@@ -10,12 +10,12 @@ use crate::session::{Action, Closing, Login, Note};
 
 use super::super::alarms::Alarm;
 use super::super::login::{self, Verdict};
-use super::{Relay, Stop};
+use super::{Relay, Stop, Turn};
 
 impl Relay {
-    pub(super) fn login(&mut self, login: &Login<'_>, now: Instant) -> Result<(), Stop> {
+    pub(super) fn login(&mut self, login: &Login<'_>, turn: &Turn<'_, '_>) -> Result<(), Stop> {
         let evidence = self.client.evidence(&self.stream);
-        match login::judge(&mut self.client, login, &evidence, now) {
+        match login::judge(&mut self.client, login, &evidence, turn.now) {
             Verdict::Granted(identity) => {
                 self.alarms.clear(Alarm::Login);
                 let moves = self.client.would_move(&identity.user.name);
@@ -35,7 +35,7 @@ impl Relay {
                     .logged_in(identity, login.hello.as_ref(), &mut self.out);
                 if let Action::Substitute { request, expect } = action {
                     self.open_lane().extend_from_slice(&request);
-                    self.session.forwarded(expect, self.client.worker.stamp(now));
+                    self.session.forwarded(expect, turn.stamp);
                 }
             }
             Verdict::Refused { failure, delay } if delay.is_zero() => {
@@ -43,7 +43,7 @@ impl Relay {
             }
             Verdict::Refused { failure, delay } => {
                 self.penalty = Some(failure);
-                self.alarms.set(Alarm::Penalty, now + delay);
+                self.alarms.set(Alarm::Penalty, turn.now + delay);
             }
             Verdict::Rejected(reject) => {
                 self.session

@@ -10,7 +10,7 @@ use crate::session::Surprise;
 use crate::upstream::{Lane, LaneEnd, LaneState, Scratch, Seat};
 
 use super::super::alarms::Alarm;
-use super::{Relay, Stop};
+use super::{Relay, Stop, WRITE_THROUGH};
 
 impl Relay {
     /// The place on the lane that fits the session now.
@@ -58,6 +58,22 @@ impl Relay {
         buffer
     }
 
+    /// A request for the own lane, or part of one: written at once if it is big and nothing is before it.
+    pub(super) fn put_on_lane(&mut self, cx: &mut Context<'_>, bytes: &[u8]) {
+        let mut rest = bytes;
+        self.open_lane();
+        if bytes.len() >= WRITE_THROUGH
+            && let Some(lane) = &mut self.lane
+        {
+            let count = lane.write_through(cx, bytes);
+            self.client.tally.sent(Side::Upstream, count);
+            rest = bytes.get(count..).unwrap_or_default();
+        }
+        if !rest.is_empty() {
+            self.open_lane().extend_from_slice(rest);
+        }
+    }
+
     pub(super) fn push_lane(&mut self, cx: &mut Context<'_>) -> Result<bool, Stop> {
         let Some(lane) = &mut self.lane else {
             return Ok(false);
@@ -69,7 +85,7 @@ impl Relay {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(count)) => {
                 self.client.tally.sent(Side::Upstream, count);
-                Ok(count > 0)
+                Ok(true)
             }
             Poll::Ready(Err(end)) => self.lane_ended(end).map(|()| true),
         }

@@ -26,12 +26,15 @@ use crate::auth::AuthFailure;
 use crate::metrics::{CloseReason, GaugeGuard};
 use crate::net::Stream;
 use crate::resp::{ReplyScanner, RequestScanner, encode};
-use crate::session::{Closing, Fate, PinReason, Session};
+use crate::session::{Closing, Fate, PinReason, Session, Stamp};
 use crate::upstream::{Lane, Scratch, Seat};
 
-use super::super::worker::Colleague;
+use super::super::worker::{Colleague, Worker};
 use super::alarms::{Alarm, Alarms};
 use super::client::Client;
+
+/// Bytes that are worth a system call of their own to save them from being copied.
+const WRITE_THROUGH: usize = 16 * 1024;
 
 /// Bytes of replies that may wait for the client; above it Redis is not read (L-27).
 const HIGH_WATER: usize = 64 * 1024;
@@ -105,6 +108,22 @@ impl Stop {
             reason,
             say: Some(text.into()),
         }
+    }
+}
+
+/// One poll of the task.
+struct Turn<'turn, 'task> {
+    cx: &'turn mut Context<'task>,
+    /// The clock is read once a turn.
+    now: Instant,
+    /// The same, for the requests that are forwarded.
+    stamp: Stamp,
+}
+
+impl<'turn, 'task> Turn<'turn, 'task> {
+    fn new(cx: &'turn mut Context<'task>, now: Instant, worker: &Worker) -> Self {
+        let stamp = worker.stamp(now);
+        Self { cx, now, stamp }
     }
 }
 
@@ -270,7 +289,7 @@ impl Relay {
         let worker = Rc::clone(&self.client.worker);
         worker.with_window(|window| {
             if self.ending.is_none()
-                && let Err(stop) = self.drive(cx, window, now)
+                && let Err(stop) = self.drive(&mut Turn::new(cx, now, &worker), window)
             {
                 self.stop(stop);
             }
@@ -306,25 +325,27 @@ impl Relay {
     ///
     /// Each step goes on until it must wait, and then is woken for; another round is due only where a later step made room
     /// for an earlier one that waits for nothing else.
-    fn drive(&mut self, cx: &mut Context<'_>, window: &mut [u8], now: Instant) -> Result<(), Stop> {
+    fn drive(&mut self, turn: &mut Turn<'_, '_>, window: &mut [u8]) -> Result<(), Stop> {
         loop {
-            let mut moved = self.pull_shared(now)?;
-            while self.pull_replies(cx, window, now)? {
+            let mut moved = self.pull_shared(turn)?;
+            while self.pull_replies(turn, window)? {
                 moved = true;
             }
             let full = self.out.len() >= HIGH_WATER;
-            let written = self.push_out(cx)?;
-            let taken = self.pull_requests(cx, window, now)?;
-            let forwarded = self.push_lane(cx)?;
+            let written = self.push_out(turn.cx)?;
+            let taken = self.pull_requests(turn, window)?;
+            let forwarded = self.push_lane(turn.cx)?;
             // An answer of ours to a request that has just been read.
-            let answered = self.push_out(cx)?;
+            let answered = self.push_out(turn.cx)?;
             if moved || written || taken.any || forwarded || answered {
-                self.last_moved = now;
+                self.last_moved = turn.now;
             }
-            self.check_end(now)?;
+            self.check_end(turn.now)?;
             let room_for_replies = full && (written || answered);
             let room_for_requests = taken.held && (forwarded || answered);
-            let fresh_lane = forwarded && !self.lane_is_dry;
+            let fresh_lane = !self.lane_is_dry
+                && self.out.len() < HIGH_WATER
+                && self.lane.as_ref().is_some_and(|lane| !lane.is_connecting());
             if !room_for_replies && !room_for_requests && !fresh_lane {
                 return Ok(());
             }

@@ -14,22 +14,17 @@ use crate::upstream::{LaneEnd, Replies, Scratch, SeatEnd};
 
 use super::super::alarms::Alarm;
 use super::super::client::Client;
-use super::{HIGH_WATER, Relay, Stop};
+use super::{HIGH_WATER, Relay, Stop, Turn, WRITE_THROUGH};
 
 impl Relay {
-    pub(super) fn pull_replies(
-        &mut self,
-        cx: &mut Context<'_>,
-        window: &mut [u8],
-        now: Instant,
-    ) -> Result<bool, Stop> {
+    pub(super) fn pull_replies(&mut self, turn: &mut Turn<'_, '_>, window: &mut [u8]) -> Result<bool, Stop> {
         if self.out.len() >= HIGH_WATER {
             return Ok(false);
         }
         let Some(lane) = &mut self.lane else {
             return Ok(false);
         };
-        let count = match lane.poll_read(cx, window) {
+        let count = match lane.poll_read(turn.cx, window) {
             Poll::Pending => {
                 self.lane_is_dry = !lane.is_connecting();
                 return Ok(false);
@@ -38,17 +33,16 @@ impl Relay {
             Poll::Ready(Err(end)) => return self.lane_ended(end).map(|()| true),
         };
         self.client.tally.received(Side::Upstream, count);
-        self.want_out();
         if self.reply_carry.is_empty() {
             let read = window.get(..count).unwrap_or_default();
-            let used = self.scan_replies(read, now)?;
+            let used = self.scan_replies(turn, read)?;
             self.reply_carry
                 .extend_from_slice(read.get(used..).unwrap_or_default());
         } else {
             self.reply_carry
                 .extend_from_slice(window.get(..count).unwrap_or_default());
             let mut carry = std::mem::take(&mut self.reply_carry);
-            let used = self.scan_replies(&carry, now)?;
+            let used = self.scan_replies(turn, &carry)?;
             carry.advance(used);
             self.reply_carry = carry;
         }
@@ -56,9 +50,9 @@ impl Relay {
     }
 
     /// Hands whole pieces of replies to the client; returns how many bytes were used.
-    fn scan_replies(&mut self, read: &[u8], now: Instant) -> Result<usize, Stop> {
+    fn scan_replies(&mut self, turn: &mut Turn<'_, '_>, read: &[u8]) -> Result<usize, Stop> {
         let mut used = 0_usize;
-        let mut settled = Settled::at(now);
+        let mut settled = Settled::at(turn.now);
         loop {
             let rest = read.get(used..).unwrap_or_default();
             let scan = match self.replies.scan(rest) {
@@ -83,7 +77,7 @@ impl Relay {
                 }
             }
             if self.fate == Fate::Deliver {
-                self.out.extend_from_slice(rest.get(..len).unwrap_or_default());
+                self.deliver(turn.cx, rest.get(..len).unwrap_or_default())?;
             }
             if last
                 && let Some(stamp) = self
@@ -100,8 +94,30 @@ impl Relay {
         Ok(used)
     }
 
+    /// Part of a reply for the client: written at once if it is big and nothing is before it.
+    fn deliver(&mut self, cx: &mut Context<'_>, piece: &[u8]) -> Result<(), Stop> {
+        let mut rest = piece;
+        if self.out.is_empty() && piece.len() >= WRITE_THROUGH {
+            match Pin::new(&mut self.stream).poll_write(cx, piece) {
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Stop::silent(CloseReason::ClientReset)),
+                Poll::Ready(Ok(count)) => {
+                    rest = piece.get(count..).unwrap_or_default();
+                    self.unflushed = true;
+                    self.client.tally.sent(Side::Client, count);
+                    self.alarms.clear(Alarm::WriteStall);
+                }
+                Poll::Pending => {}
+            }
+        }
+        if !rest.is_empty() {
+            self.want_out();
+            self.out.extend_from_slice(rest);
+        }
+        Ok(())
+    }
+
     /// Takes what has come on the shared lane.
-    pub(super) fn pull_shared(&mut self, now: Instant) -> Result<bool, Stop> {
+    pub(super) fn pull_shared(&mut self, turn: &Turn<'_, '_>) -> Result<bool, Stop> {
         let Some(seat) = self.seat.take_if(|seat| seat.has_news()) else {
             return Ok(false);
         };
@@ -113,7 +129,9 @@ impl Relay {
             return Ok(false);
         }
         seat.clear_news();
-        let mut moved = seat.take_replies(|replies| self.take_in(replies, now)).is_some();
+        let mut moved = seat
+            .take_replies(|replies| self.take_in(replies, turn.now))
+            .is_some();
         match seat.end() {
             None | Some(SeatEnd::TooSlow) => {}
             Some(SeatEnd::Dial(error)) => return self.lane_ended(LaneEnd::Dial(error)).map(|()| true),
@@ -209,7 +227,7 @@ impl Relay {
     }
 
     /// Takes a buffer for replies if there is none.
-    pub(super) fn want_out(&mut self) {
+    fn want_out(&mut self) {
         if self.out.capacity() == 0 {
             self.out = self.client.worker.take_buffer();
         }

@@ -2,8 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::Poll;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -14,7 +13,7 @@ use crate::resp::{Args, ProtocolError, ReplyScanner, RequestLimits, Scan};
 use crate::session::{Action, Closing, Fate, Note, Request, Route};
 use crate::upstream::Seat;
 
-use super::{HIGH_WATER, Relay, Stop, Taken, close_reason};
+use super::{HIGH_WATER, Relay, Stop, Taken, Turn, close_reason};
 
 /// Bytes of a request that are held while the keys it hangs on have not come. Behind it the request is forwarded to a lane
 /// of its own and judged as it passes; users who may touch all keys never come here.
@@ -36,9 +35,8 @@ impl Relay {
     /// Takes requests until the client has sent no more, or there is no room.
     pub(super) fn pull_requests(
         &mut self,
-        cx: &mut Context<'_>,
+        turn: &mut Turn<'_, '_>,
         window: &mut [u8],
-        now: Instant,
     ) -> Result<Taken, Stop> {
         let mut taken = Taken {
             any: false,
@@ -50,11 +48,11 @@ impl Relay {
             }
             if self.stalled && self.takes_requests() {
                 self.stalled = false;
-                taken.any |= self.take_carried(now)?;
+                taken.any |= self.take_carried(turn)?;
             }
             if self.stalled || !self.takes_requests() {
                 if let Some(seat) = &self.seat {
-                    seat.wait_for_room(cx);
+                    seat.wait_for_room(turn.cx);
                 }
                 taken.held = true;
                 return Ok(taken);
@@ -63,7 +61,7 @@ impl Relay {
                 continue;
             }
             let mut buffer = ReadBuf::new(window);
-            let count = match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            let count = match Pin::new(&mut self.stream).poll_read(turn.cx, &mut buffer) {
                 Poll::Pending => return Ok(taken),
                 Poll::Ready(Ok(())) => buffer.filled().len(),
                 // Closing without close_notify is what many clients do; only in the middle of a request is it a loss (S-16).
@@ -76,29 +74,29 @@ impl Relay {
                 continue;
             }
             self.client.tally.received(Side::Client, count);
-            self.last_heard = now;
+            self.last_heard = turn.now;
             if self.carry.is_empty() {
                 let read = window.get(..count).unwrap_or_default();
-                let used = self.scan_requests(read, now)?;
+                let used = self.scan_requests(turn, read)?;
                 self.carry.extend_from_slice(read.get(used..).unwrap_or_default());
             } else {
                 self.carry
                     .extend_from_slice(window.get(..count).unwrap_or_default());
-                self.take_carried(now)?;
+                self.take_carried(turn)?;
             }
         }
     }
 
-    fn take_carried(&mut self, now: Instant) -> Result<bool, Stop> {
+    fn take_carried(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool, Stop> {
         let mut carry = std::mem::take(&mut self.carry);
-        let used = self.scan_requests(&carry, now)?;
+        let used = self.scan_requests(turn, &carry)?;
         carry.advance(used);
         self.carry = carry;
         Ok(used > 0)
     }
 
     /// Takes requests out of what was read; returns how many bytes were used.
-    fn scan_requests(&mut self, read: &[u8], now: Instant) -> Result<usize, Stop> {
+    fn scan_requests(&mut self, turn: &mut Turn<'_, '_>, read: &[u8]) -> Result<usize, Stop> {
         let mut used = 0_usize;
         loop {
             if !self.takes_requests() {
@@ -118,15 +116,15 @@ impl Relay {
                 Scan::Skip { len } => (len, Handled::Consumed(Fate::Drop)),
                 Scan::Request { len, argc } => (
                     len,
-                    self.handle(rest.get(..len).unwrap_or_default(), argc, true, now)?,
+                    self.handle(turn, rest.get(..len).unwrap_or_default(), argc, true)?,
                 ),
                 Scan::Inline { len, argc } => {
                     // Inline is for people at a keyboard: a copy costs nothing that matters.
                     let bytes = BytesMut::from(self.requests.inline_request());
-                    (len, self.handle(&bytes, argc, true, now)?)
+                    (len, self.handle(turn, &bytes, argc, true)?)
                 }
                 Scan::Head { len, argc } => {
-                    let handled = self.handle(rest.get(..len).unwrap_or_default(), argc, false, now)?;
+                    let handled = self.handle(turn, rest.get(..len).unwrap_or_default(), argc, false)?;
                     match handled {
                         Handled::Consumed(fate) => self.body = Some(fate),
                         Handled::Wait => self.requests.rewind(),
@@ -144,7 +142,7 @@ impl Relay {
                         let mut note = None;
                         match self.session.body(bytes, last, &mut note) {
                             Ok(()) => {
-                                self.open_lane().extend_from_slice(bytes);
+                                self.put_on_lane(turn.cx, bytes);
                                 if let Some(learning) = &mut self.learning {
                                     learning.feed(bytes);
                                 }
@@ -204,7 +202,13 @@ impl Relay {
     }
 
     /// One request, or the head of one.
-    fn handle(&mut self, bytes: &[u8], argc: u32, whole: bool, now: Instant) -> Result<Handled, Stop> {
+    fn handle(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        bytes: &[u8],
+        argc: u32,
+        whole: bool,
+    ) -> Result<Handled, Stop> {
         let request = Request {
             args: Args::new(bytes, argc),
             whole,
@@ -230,9 +234,9 @@ impl Relay {
             } => {
                 match route {
                     Route::Shared => self.seat().send(bytes, 1),
-                    Route::Own => self.open_lane().extend_from_slice(bytes),
+                    Route::Own => self.put_on_lane(turn.cx, bytes),
                 }
-                self.session.forwarded(expect, self.client.worker.stamp(now));
+                self.session.forwarded(expect, turn.stamp);
                 self.client.tally.command(command.id.index());
                 if command.class == Class::Admin {
                     self.admin_command(command.name);
@@ -241,13 +245,13 @@ impl Relay {
             }
             Action::Substitute { request, expect } => {
                 self.open_lane().extend_from_slice(&request);
-                self.session.forwarded(expect, self.client.worker.stamp(now));
+                self.session.forwarded(expect, turn.stamp);
             }
             Action::Answered => {}
-            Action::Login(login) => self.login(&login, now)?,
+            Action::Login(login) => self.login(&login, turn)?,
             Action::Wait => return Ok(Handled::Wait),
             Action::Hold => return Ok(Handled::Hold),
-            Action::Reset => self.reset(now),
+            Action::Reset => self.reset(turn.now),
             Action::Close(closing) => return Err(Stop::silent(close_reason(closing))),
         }
         Ok(Handled::Consumed(Fate::Drop))
