@@ -158,6 +158,7 @@ def main(names):
                 print(f"[{time.monotonic() - started:5.0f} s] {name}: {which}", file=sys.stderr, flush=True)
                 redis, proxy = Redis(lab), None
                 try:
+                    versions["Redis " + redis.control.info("server")["redis_version"]] = True
                     proxy = Subject(lab, redis, which)
                     proxy.ensure()
                     results.append(run(lab, redis, proxy, name, seconds))
