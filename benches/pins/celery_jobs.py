@@ -73,8 +73,9 @@ def main():
     for caller in callers:
         caller.start()
     while time.monotonic() < end:
-        answers = app.control.inspect(timeout=1).ping() or {}
+        answers = app.control.inspect(timeout=PATIENCE, limit=2).ping() or {}
         expect(sorted(answer["ok"] for answer in answers.values()), ["pong", "pong"])
+        time.sleep(0.5)
     for caller in callers:
         caller.join()
     print(json.dumps({"done": len(done), "errors": errors, "version": f"Celery {celery.__version__}"}))
