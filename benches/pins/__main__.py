@@ -45,8 +45,7 @@ class Result:
 
 
 def run(lab, redis, subject, name, seconds):
-    """One client's traffic at one subject, which has served nobody yet."""
-    redis.control.command("FLUSHALL")
+    """One client's traffic at one subject; both it and its Redis have served nobody yet."""
     workers, asking = TRAFFIC[name]
     environment = {
         "PINS_PORT": str(subject.port), "PINS_CA": lab.path("ca.pem"), "PINS_PASSWORD": lab.password, "PINS_SECONDS": str(seconds),
@@ -138,12 +137,18 @@ def main(names):
     if not keyward or not os.access(keyward, os.X_OK) or not TOOLS:
         sys.exit("KEYWARD_BENCH_BINARY is no program: start benches/pins.sh, which builds one and installs the clients")
     keyward = os.path.abspath(keyward)
-    seconds = float(os.environ.get("KEYWARD_BENCH_SECONDS") or 8)
+    try:
+        seconds = float(os.environ.get("KEYWARD_BENCH_SECONDS") or 8)
+        limit = int(os.environ.get("KEYWARD_BENCH_LIMIT") or 1800)
+    except ValueError as error:
+        sys.exit(f"a setting KEYWARD_BENCH_... is not what benches/pins.sh says: {error}")
     subject = os.environ.get("KEYWARD_BENCH_SUBJECT") or "keyward-shared-1"
+    if not re.fullmatch(r"keyward-(shared|dedicated)-[1-9]\d*", subject):
+        sys.exit(f"KEYWARD_BENCH_SUBJECT: {subject} is not keyward-shared-WORKERS or keyward-dedicated-WORKERS")
     started = time.monotonic()
     for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop_here)
-    signal.alarm(int(os.environ.get("KEYWARD_BENCH_LIMIT") or 1800))
+    signal.alarm(limit)
     os.chdir(HERE)
     table = report.Table(
         f"what pins: {subject}, {seconds:g} s of traffic each",
