@@ -67,6 +67,8 @@ class Lab:
         self.dir = tempfile.mkdtemp(prefix="keyward-bench-")
         os.chmod(self.dir, 0o700)
         self.running = []
+        # Where each Keyward shows its metrics, by the subject's name.
+        self.admin = {}
         quiet = dict(check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=30)
         subprocess.run([keyward, "gen-password", "--write", self.path("password")], **quiet)
         subprocess.run([keyward, "dev-certs", "--out", self.dir], **quiet)
@@ -227,9 +229,10 @@ def wait_ready(lab, name, process, port, encrypted):
 
 
 def _keyward(lab, redis, name, port, mode, workers="2"):
+    lab.admin[name] = f"127.0.0.1:{free_port()}"
     settings = {
         "REDIS_URL": f"redis://127.0.0.1:{redis.plain}/0", "REDIS_PASSWORD_FILE": lab.path("password"), "KEYWARD_LISTEN": f"127.0.0.1:{port}",
-        "KEYWARD_ADMIN": "127.0.0.1:0", "KEYWARD_TLS_CERT": lab.path("server.pem"), "KEYWARD_TLS_KEY": lab.path("server.key"),
+        "KEYWARD_ADMIN": lab.admin[name], "KEYWARD_TLS_CERT": lab.path("server.pem"), "KEYWARD_TLS_KEY": lab.path("server.key"),
         "KEYWARD_PASSWORD_FILE": lab.path("password"), "KEYWARD_ACL": "safe", "KEYWARD_WORKERS": workers, "KEYWARD_CONNECTIONS": mode,
         "KEYWARD_LOG": "error",
     }

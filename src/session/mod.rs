@@ -291,7 +291,9 @@ impl Session {
                 return self.refuse(&refusal::arity(container.name), out);
             }
             Resolved::Container(container) => {
-                *note = Some(Note::Unknown);
+                if !refusal::is_mere_offer(container.name, args.get(1)) {
+                    *note = Some(Note::Unknown);
+                }
                 return self.refuse(&refusal::unknown_subcommand(container.name, args.get(1)), out);
             }
             Resolved::Unknown if self.identity.is_none() && name == b"PROXY" => {

@@ -80,6 +80,14 @@ pub(super) fn unknown_subcommand(container: &str, subcommand: Option<&[u8]>) -> 
     )
 }
 
+/// CLIENT MAINT_NOTIFICATIONS, which redis-py 8 and node-redis send on every connection and do without when it is refused:
+/// no Redis or Valkey that one can install knows it. Counted as refused, it would drown what an operator can do
+/// something about.
+pub(super) fn is_mere_offer(container: &str, subcommand: Option<&[u8]>) -> bool {
+    container == "client"
+        && subcommand.is_some_and(|subcommand| subcommand.eq_ignore_ascii_case(b"maint_notifications"))
+}
+
 pub(super) fn not_in_multi(name: &str) -> String {
     let name = name.replace('|', " ").to_ascii_uppercase();
     format!("ERR keyward: {name} is not allowed inside MULTI")

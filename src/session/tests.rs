@@ -19,6 +19,8 @@ struct Talk {
     /// To Redis.
     lane: BytesMut,
     last: Last,
+    /// The last request is to be counted as one of a command that nobody knows.
+    unknown: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -53,6 +55,7 @@ impl Talk {
             client: BytesMut::new(),
             lane: BytesMut::new(),
             last: Last::Answered,
+            unknown: false,
         }
     }
 
@@ -79,6 +82,7 @@ impl Talk {
         };
         let mut note = None;
         let action = self.session.request(request, &mut self.client, &mut note);
+        self.unknown = matches!(note, Some(Note::Unknown));
         self.last = self.act(action, &bytes);
         self
     }
@@ -143,6 +147,23 @@ impl Talk {
     fn sent(&mut self) -> String {
         String::from_utf8(self.lane.split().to_vec()).unwrap()
     }
+}
+
+#[test]
+fn what_a_client_library_tries_on_every_connection_is_refused_and_not_counted() {
+    let mut talk = Talk::known("+@all ~* &*");
+    for (request, counted) in [
+        ("CLIENT MAINT_NOTIFICATIONS ON moving-endpoint-type none", false),
+        ("client maint_notifications off", false),
+        ("CLIENT NOSUCH", true),
+        ("CONFIG MAINT_NOTIFICATIONS", true),
+        ("MAINT_NOTIFICATIONS ON", true),
+    ] {
+        assert_eq!(talk.says(request).last, Last::Answered, "{request}");
+        assert!(talk.heard().starts_with("-ERR unknown "), "{request}");
+        assert_eq!(talk.unknown, counted, "{request}");
+    }
+    assert_eq!(talk.sent(), "");
 }
 
 #[test]
