@@ -112,9 +112,14 @@ impl Session {
     /// HELLO of a client that is logged in: goes upstream without its AUTH clause, and without a name if the connection
     /// is going to serve others.
     fn greet(&self, hello: &Hello<'_>) -> Action<'static> {
+        let request = hello.request(!self.rules.sharing);
+        let effect = hello.effect();
+        if self.rules.sharing && self.pinned().is_none() && self.pending.is_empty() {
+            return Action::Greet { request, effect };
+        }
         Action::Substitute {
-            request: hello.request(!self.rules.sharing),
-            expect: Expect::Reply(hello.effect()),
+            request,
+            expect: Expect::Reply(effect),
         }
     }
 

@@ -76,6 +76,14 @@ pub enum Action<'a> {
         /// What it brings.
         expect: Expect,
     },
+    /// Drop it and send this HELLO: on a shared lane that speaks its version already, and so is not changed by it, after
+    /// [`Session::shares`]; or on the lane that the session still has, then tell [`Session::forwarded`].
+    Greet {
+        /// A whole request.
+        request: Bytes,
+        /// What a success changes.
+        effect: Effect,
+    },
     /// Drop it: it has been answered (or needs no answer).
     Answered,
     /// Drop it, check the credentials, then tell [`Session::logged_in`] or [`Session::login_refused`].
@@ -695,6 +703,12 @@ impl Session {
     /// The request (or what stands for it) has been put on a lane.
     pub fn forwarded(&mut self, expect: Expect, stamp: Stamp) {
         self.pending.expect(expect, stamp);
+    }
+
+    /// HELLO travels on a shared lane of the version that it asks for: what it changes holds from now on.
+    pub fn shares(&mut self, effect: Effect) {
+        self.state.apply(effect);
+        self.route = Route::Shared;
     }
 
     /// Writes what a fresh lane needs before the next request, and expects the answers. Ask before [`Session::forwarded`].

@@ -99,6 +99,12 @@ impl Talk {
                 self.session.forwarded(expect, 1);
                 Last::Substituted
             }
+            Action::Greet { request, effect } => {
+                self.lane.extend_from_slice(&request);
+                self.session.shares(effect);
+                self.session.forwarded(Expect::Reply(Effect::None), 1);
+                Last::Substituted
+            }
             Action::Answered => Last::Answered,
             Action::Login(login) => match self.users.authenticate(login.user, login.password) {
                 Ok(identity) => {

@@ -126,6 +126,52 @@ fn clients_above_the_bound_wait_and_are_served_in_order() {
 }
 
 #[test]
+fn saying_hello_needs_no_connection_of_its_own() {
+    let redis = Redis::start();
+    let keyward = setup(&redis, "shared")
+        .server("workers = 1")
+        .upstream("max_connections = 2")
+        .start();
+    // One connection that those who speak RESP3 share, and one that is taken.
+    let mut first = keyward.app3();
+    assert_eq!(first.call("HSET hash field value"), ":1");
+    let mut blocked = keyward.app();
+    blocked.send(&words("BLPOP gate 0"));
+    eventually("the blocked client", || {
+        (redis.info("blocked_clients") == "1").then_some(())
+    });
+    for _ in 0..10 {
+        let mut client = keyward.app3();
+        assert_eq!(client.call("HGETALL hash"), "%{$field: $value}");
+        assert!(client.call("HELLO").contains("$proto: :3"));
+    }
+    assert_eq!(upstream_metric(&keyward, "waits_total"), 0.0);
+    assert_eq!(lanes(&keyward, "shared"), 1.0);
+}
+
+#[test]
+fn a_connection_that_is_given_back_speaks_what_it_is_taken_for() {
+    let redis = Redis::start();
+    let keyward = setup(&redis, "shared").server("workers = 1").start();
+    let mut one = keyward.app();
+    let mut other = keyward.app();
+    assert_eq!(one.call("HSET hash field value"), ":1");
+    // All in one piece, so that the connection of the transaction may still be held when HELLO is read.
+    for (hello, hash, transaction) in [
+        ("HELLO 3", "%{$field: $value}", "*[*[$field, $value]]"),
+        ("HELLO 2", "*[$field, $value]", "*[*[$field, $value]]"),
+    ] {
+        let requests = ["MULTI", "PING", "EXEC", hello, "HGETALL hash"];
+        one.send(&pipeline(&requests));
+        let replies = one.replies(5);
+        assert_eq!(replies[4], hash, "{replies:?}");
+        other.send(&pipeline(&["MULTI", "HGETALL hash", "EXEC"]));
+        let replies = other.replies(3);
+        assert_eq!(replies[2], transaction, "{replies:?}");
+    }
+}
+
+#[test]
 fn a_client_that_waits_in_vain_is_told_what_is_in_the_way() {
     for mode in MODES {
         let redis = Redis::start();

@@ -6,7 +6,7 @@ use crate::acl::{DenyReason, Learned};
 use crate::auth::AuthFailure;
 use crate::metrics::CloseReason;
 use crate::resp::ReplyScanner;
-use crate::session::{Action, Closing, Login, Note};
+use crate::session::{Action, Closing, Effect, Expect, Login, Note};
 
 use super::super::alarms::Alarm;
 use super::super::login::{self, Verdict};
@@ -33,9 +33,13 @@ impl Relay {
                 let action = self
                     .session
                     .logged_in(identity, login.hello.as_ref(), &mut self.out);
-                if let Action::Substitute { request, expect } = action {
-                    self.open_lane().extend_from_slice(&request);
-                    self.session.forwarded(expect, turn.stamp);
+                match action {
+                    Action::Substitute { request, expect } => {
+                        self.open_lane().extend_from_slice(&request);
+                        self.session.forwarded(expect, turn.stamp);
+                    }
+                    Action::Greet { request, effect } => self.greet(turn, &request, effect),
+                    _ => {}
                 }
             }
             Verdict::Refused { failure, delay } if delay.is_zero() => {
@@ -51,6 +55,21 @@ impl Relay {
             }
         }
         Ok(())
+    }
+
+    /// HELLO on a lane that others share, so that a client that speaks RESP3 does not need one of its own to say so: thousands
+    /// that connect at once would open as many. A lane that the session still has is known to be in its former state until
+    /// HELLO is answered there.
+    pub(super) fn greet(&mut self, turn: &Turn<'_, '_>, request: &[u8], effect: Effect) {
+        let expect = if self.lane.is_none() {
+            self.session.shares(effect);
+            self.seat().send(request, 1);
+            Expect::Reply(Effect::None)
+        } else {
+            self.open_lane().extend_from_slice(request);
+            Expect::Reply(effect)
+        };
+        self.session.forwarded(expect, turn.stamp);
     }
 
     pub(super) fn reset(&mut self, now: Instant) {

@@ -247,6 +247,7 @@ impl Relay {
                 self.open_lane().extend_from_slice(&request);
                 self.session.forwarded(expect, turn.stamp);
             }
+            Action::Greet { request, effect } => self.greet(turn, &request, effect),
             Action::Answered => {}
             Action::Login(login) => self.login(&login, turn)?,
             Action::Wait => return Ok(Handled::Wait),
