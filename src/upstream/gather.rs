@@ -62,34 +62,55 @@ impl Crowd {
     }
 }
 
+/// What is to be done with a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Write it.
+    Write,
+    /// Let everybody else have a turn, then ask again.
+    Turn,
+    /// Make a pause, let everybody else have a turn, then ask again.
+    Pause,
+}
+
 /// When pauses are made.
 #[derive(Debug, Default)]
 pub(super) struct Gather {
-    /// A pause is being made: how many requests the batch held before.
-    before: Option<u64>,
+    step: Step,
     /// Batches that leave at once.
     skip: u32,
     /// How many leave at once after the next pause that does not pay.
     penalty: u32,
 }
 
+/// What has been done for the present batch.
+#[derive(Debug, Default)]
+enum Step {
+    #[default]
+    Nothing,
+    /// Those who had something to take, and perhaps to send, have had a turn: nobody waits for the pause but the batch.
+    Turn,
+    /// A pause was made when it held so many requests.
+    Pause(u64),
+}
+
 impl Gather {
-    /// Whether a batch that holds so many requests should wait for more. It is asked once for each batch, or twice: after a
-    /// pause the answer is no, and what came of it is remembered.
-    pub(super) fn wants_pause(&mut self, batch: u64, crowd: u32) -> bool {
-        if let Some(before) = self.before.take() {
-            self.judge(batch.saturating_sub(before));
-            return false;
+    /// What is to be done with a batch that holds so many requests; asked until it is written.
+    pub(super) fn next(&mut self, batch: u64, crowd: u32) -> Next {
+        match std::mem::take(&mut self.step) {
+            Step::Nothing if self.skip > 0 => self.skip = self.skip.saturating_sub(1),
+            Step::Nothing if is_small(batch, crowd) => {
+                self.step = Step::Turn;
+                return Next::Turn;
+            }
+            Step::Turn if is_small(batch, crowd) => {
+                self.step = Step::Pause(batch);
+                return Next::Pause;
+            }
+            Step::Nothing | Step::Turn => {}
+            Step::Pause(before) => self.judge(batch.saturating_sub(before)),
         }
-        if self.skip > 0 {
-            self.skip = self.skip.saturating_sub(1);
-            return false;
-        }
-        let pause = crowd >= MIN_CROWD && batch < ENOUGH && batch < u64::from(crowd / SHARE);
-        if pause {
-            self.before = Some(batch);
-        }
-        pause
+        Next::Write
     }
 
     fn judge(&mut self, gain: u64) {
@@ -100,6 +121,10 @@ impl Gather {
         self.penalty = self.penalty.saturating_mul(2).clamp(MIN_SKIPPED, MAX_SKIPPED);
         self.skip = self.penalty;
     }
+}
+
+fn is_small(batch: u64, crowd: u32) -> bool {
+    crowd >= MIN_CROWD && batch < ENOUGH && batch < u64::from(crowd / SHARE)
 }
 
 #[cfg(test)]
@@ -134,35 +159,56 @@ mod tests {
         assert_eq!(crowd.size(), SAMPLE);
     }
 
+    /// Asks as long as the batch is not written, with so many requests in it each time.
+    fn ask(gather: &mut Gather, crowd: u32, batches: [u64; 3]) -> Vec<Next> {
+        let mut said = Vec::new();
+        for batch in batches {
+            said.push(gather.next(batch, crowd));
+            if said.last() == Some(&Next::Write) {
+                break;
+            }
+        }
+        said
+    }
+
     #[test]
     fn a_small_batch_of_a_large_crowd_waits_once() {
         let mut gather = Gather::default();
         for _ in 0..3 {
-            assert!(gather.wants_pause(3, 500));
-            assert!(!gather.wants_pause(12, 500));
+            assert_eq!(
+                ask(&mut gather, 500, [3, 5, 12]),
+                [Next::Turn, Next::Pause, Next::Write]
+            );
         }
+    }
+
+    #[test]
+    fn it_makes_no_pause_if_a_turn_brings_enough() {
+        let mut gather = Gather::default();
+        assert_eq!(ask(&mut gather, 1000, [3, ENOUGH, 0]), [Next::Turn, Next::Write]);
+        assert_eq!(ask(&mut gather, 160, [3, 10, 0]), [Next::Turn, Next::Write]);
     }
 
     #[test]
     fn neither_a_large_batch_nor_one_of_a_small_crowd_waits() {
         let mut gather = Gather::default();
-        assert!(!gather.wants_pause(ENOUGH, 10_000));
-        assert!(!gather.wants_pause(1, MIN_CROWD - 1));
-        assert!(!gather.wants_pause(10, 160), "a sixteenth of them wait already");
-        assert!(gather.wants_pause(9, 160));
+        assert_eq!(gather.next(ENOUGH, 10_000), Next::Write);
+        assert_eq!(gather.next(1, MIN_CROWD - 1), Next::Write);
+        assert_eq!(
+            gather.next(10, 160),
+            Next::Write,
+            "a sixteenth of them wait already"
+        );
+        assert_eq!(gather.next(9, 160), Next::Turn);
     }
 
     #[test]
     fn pauses_that_bring_nothing_become_rare() {
         let mut gather = Gather::default();
-        let mut pauses = 0_u64;
-        for _ in 0..100_000 {
-            if gather.wants_pause(2, 500) {
-                pauses += 1;
-                assert!(!gather.wants_pause(2 + GOOD_GAIN - 1, 500));
-            }
-        }
-        assert!(pauses < 40, "{pauses}");
+        let pauses = (0..100_000)
+            .filter(|_| ask(&mut gather, 500, [2, 2, 2 + GOOD_GAIN - 1]).contains(&Next::Pause))
+            .count();
+        assert!((10..40).contains(&pauses), "{pauses}");
     }
 
     #[test]
@@ -170,10 +216,9 @@ mod tests {
         let mut gather = Gather::default();
         let mut tried = |gain: u64| {
             let mut skipped = 0_u32;
-            while !gather.wants_pause(2, 500) {
+            while ask(&mut gather, 500, [2, 2, 2 + gain]).len() < 3 {
                 skipped += 1;
             }
-            gather.wants_pause(2 + gain, 500);
             skipped
         };
         assert_eq!(tried(0), 0);

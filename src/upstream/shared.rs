@@ -31,7 +31,7 @@ use tokio::time::{Instant, Sleep};
 use crate::resp::{FrameKind, ReplyScan, ReplyScanner, encode};
 
 use super::flight::Flight;
-use super::gather::{Crowd, GATHER_TIME, Gather};
+use super::gather::{Crowd, GATHER_TIME, Gather, Next};
 use super::{Dial, DialError, Dialed, Target};
 
 /// Requests above this size travel on a lane of their session's own, so that nobody waits behind them.
@@ -129,6 +129,8 @@ pub struct SharedLane {
     queue: RefCell<Queue>,
     /// No further requests: it has ended, or a big reply has it for itself.
     closed: Cell<bool>,
+    /// Its task comes for what is in the queue by itself.
+    gathers: Cell<bool>,
     task: Task,
 }
 
@@ -243,6 +245,7 @@ impl SharedLane {
             target: target.clone(),
             queue: RefCell::new(queue),
             closed: Cell::new(false),
+            gathers: Cell::new(false),
             task: Task::default(),
         });
         let driver = Driver {
@@ -352,7 +355,9 @@ impl Seat {
             .outstanding
             .set(self.inbox.outstanding.get().saturating_add(count as usize));
         drop(queue);
-        self.lane.task.wake();
+        if !self.lane.gathers.get() {
+            self.lane.task.wake();
+        }
     }
 
     /// Requests that have no whole reply yet.
@@ -592,25 +597,31 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
         Ok(())
     }
 
-    /// Whether the batch waits for more (see [`Gather`]). The thread sleeps for a moment, so that what comes meanwhile wakes
-    /// nobody; then everybody who has got something takes his turn, and then it is written.
+    /// Whether the batch waits for more (see [`Gather`]): everybody who has got something takes his turn, then the thread
+    /// sleeps for a moment, so that what comes meanwhile wakes nobody, then everybody takes another turn.
     fn gathers(&mut self, queue: &Queue, cx: &mut Context<'_>) -> bool {
-        if queue.out.is_empty() || self.unflushed {
-            return false;
-        }
         if let Some(turn) = &mut self.turn {
             if turn.as_mut().poll(cx).is_pending() {
                 return true;
             }
             self.turn = None;
+            self.lane.gathers.set(false);
         }
-        if !self.flight.is_short() || !self.gather.wants_pause(queue.batch, queue.crowd.size()) {
+        if queue.out.is_empty() || self.unflushed || !self.flight.is_short() {
             return false;
         }
-        self.report.paused();
-        std::thread::sleep(GATHER_TIME);
+        match self.gather.next(queue.batch, queue.crowd.size()) {
+            Next::Write => return false,
+            Next::Turn => {}
+            Next::Pause => {
+                self.report.paused();
+                std::thread::sleep(GATHER_TIME);
+            }
+        }
         let mut turn = Box::pin(tokio::task::yield_now());
+        // The runtime wakes us when everybody has had his turn; nobody else needs to.
         let waits = turn.as_mut().poll(cx).is_pending();
+        self.lane.gathers.set(waits);
         self.turn = Some(turn);
         waits
     }
