@@ -1,29 +1,31 @@
 //! Whether a batch of requests should wait a moment for more before it is written.
 //!
 //! Each write costs the proxy a system call and Redis a wake-up, a read and a write, however many requests are in it. When
-//! hundreds of sessions are busy, a pause of a tenth of a millisecond brings many more requests into a batch than it holds;
+//! many sessions are busy, a pause of a fraction of a millisecond brings many more requests into a batch than it holds;
 //! nobody notices, because each of them waits far longer for its turn. When few are busy, or they are slow, a pause would
-//! bring nothing but a delay. So it is made only where it is known to pay, and given up for a while where it did not.
+//! bring nothing but a delay. So it is made only where it is known to pay, is the longer the more sessions are busy, and is
+//! given up for a while where it did not pay.
 
 use std::time::Duration;
 
-/// How long a pause is meant to be; the kernel's timers make it up to twice as long.
-pub(super) const GATHER_TIME: Duration = Duration::from_micros(50);
+/// Below so many busy sessions no pause is made: their client would be waiting for them.
+const MIN_CROWD: u32 = 32;
 
-/// So many sessions must have been busy of late.
-const MIN_CROWD: u32 = 128;
+/// A pause grows by so much for each session above that, up to a limit. The kernel's timers add about 50 microseconds.
+const PAUSE_PER_SESSION: Duration = Duration::from_nanos(400);
+const MAX_PAUSE: Duration = Duration::from_micros(200);
 
-/// A batch waits for no more if it holds a request of one in so many of them: the others would wait for it.
-const SHARE: u32 = 16;
+/// A batch waits for no more if it holds requests of one in so many of the busy sessions: the others would wait for it.
+const SHARE: u32 = 4;
 
-/// Nor if it holds so many: what a write costs is then spread well enough.
-const ENOUGH: u64 = 32;
+/// Nor if it holds those of so many: what a write costs is then spread well enough.
+const ENOUGH: usize = 64;
 
 /// Requests over which the busy sessions are counted.
 const SAMPLE: u32 = 1024;
 
-/// A pause must have brought so many requests to have paid.
-const GOOD_GAIN: u64 = 4;
+/// A pause must have brought requests of so many sessions to have paid.
+const GOOD_GAIN: usize = 4;
 
 /// So many batches leave at once after a pause that did not; doubled each time, up to a limit.
 const MIN_SKIPPED: u32 = 16;
@@ -69,8 +71,8 @@ pub(super) enum Next {
     Write,
     /// Let everybody else have a turn, then ask again.
     Turn,
-    /// Make a pause, let everybody else have a turn, then ask again.
-    Pause,
+    /// Sleep for so long, let everybody else have a turn, then ask again.
+    Pause(Duration),
 }
 
 /// When pauses are made.
@@ -90,13 +92,14 @@ enum Step {
     Nothing,
     /// Those who had something to take, and perhaps to send, have had a turn: nobody waits for the pause but the batch.
     Turn,
-    /// A pause was made when it held so many requests.
-    Pause(u64),
+    /// A pause was made when it held requests of so many sessions.
+    Pause(usize),
 }
 
 impl Gather {
-    /// What is to be done with a batch that holds so many requests; asked until it is written.
-    pub(super) fn next(&mut self, batch: u64, crowd: u32) -> Next {
+    /// What is to be done with a batch that holds requests of so many sessions, where so many are busy; asked until it is
+    /// written.
+    pub(super) fn next(&mut self, batch: usize, crowd: u32) -> Next {
         match std::mem::take(&mut self.step) {
             Step::Nothing if self.skip > 0 => self.skip = self.skip.saturating_sub(1),
             Step::Nothing if is_small(batch, crowd) => {
@@ -105,7 +108,7 @@ impl Gather {
             }
             Step::Turn if is_small(batch, crowd) => {
                 self.step = Step::Pause(batch);
-                return Next::Pause;
+                return Next::Pause(pause(crowd));
             }
             Step::Nothing | Step::Turn => {}
             Step::Pause(before) => self.judge(batch.saturating_sub(before)),
@@ -113,7 +116,7 @@ impl Gather {
         Next::Write
     }
 
-    fn judge(&mut self, gain: u64) {
+    fn judge(&mut self, gain: usize) {
         if gain >= GOOD_GAIN {
             self.penalty = 0;
             return;
@@ -123,8 +126,14 @@ impl Gather {
     }
 }
 
-fn is_small(batch: u64, crowd: u32) -> bool {
-    crowd >= MIN_CROWD && batch < ENOUGH && batch < u64::from(crowd / SHARE)
+fn is_small(batch: usize, crowd: u32) -> bool {
+    crowd >= MIN_CROWD && batch < ENOUGH.min(usize::try_from(crowd / SHARE).unwrap_or(ENOUGH))
+}
+
+fn pause(crowd: u32) -> Duration {
+    PAUSE_PER_SESSION
+        .saturating_mul(crowd.saturating_sub(MIN_CROWD))
+        .min(MAX_PAUSE)
 }
 
 #[cfg(test)]
@@ -159,8 +168,8 @@ mod tests {
         assert_eq!(crowd.size(), SAMPLE);
     }
 
-    /// Asks as long as the batch is not written, with so many requests in it each time.
-    fn ask(gather: &mut Gather, crowd: u32, batches: [u64; 3]) -> Vec<Next> {
+    /// Asks as long as the batch is not written, with requests of so many sessions in it each time.
+    fn ask(gather: &mut Gather, crowd: u32, batches: [usize; 3]) -> Vec<Next> {
         let mut said = Vec::new();
         for batch in batches {
             said.push(gather.next(batch, crowd));
@@ -172,21 +181,29 @@ mod tests {
     }
 
     #[test]
-    fn a_small_batch_of_a_large_crowd_waits_once() {
+    fn a_small_batch_of_a_crowd_waits_once() {
         let mut gather = Gather::default();
+        let pause = Next::Pause(Duration::from_micros(40));
         for _ in 0..3 {
             assert_eq!(
-                ask(&mut gather, 500, [3, 5, 12]),
-                [Next::Turn, Next::Pause, Next::Write]
+                ask(&mut gather, 132, [3, 5, 12]),
+                [Next::Turn, pause, Next::Write]
             );
         }
+    }
+
+    #[test]
+    fn pauses_are_bounded() {
+        assert_eq!(pause(0), Duration::ZERO);
+        assert_eq!(pause(MIN_CROWD), Duration::ZERO);
+        assert_eq!(pause(u32::MAX), MAX_PAUSE);
     }
 
     #[test]
     fn it_makes_no_pause_if_a_turn_brings_enough() {
         let mut gather = Gather::default();
         assert_eq!(ask(&mut gather, 1000, [3, ENOUGH, 0]), [Next::Turn, Next::Write]);
-        assert_eq!(ask(&mut gather, 160, [3, 10, 0]), [Next::Turn, Next::Write]);
+        assert_eq!(ask(&mut gather, 160, [3, 40, 0]), [Next::Turn, Next::Write]);
     }
 
     #[test]
@@ -194,19 +211,15 @@ mod tests {
         let mut gather = Gather::default();
         assert_eq!(gather.next(ENOUGH, 10_000), Next::Write);
         assert_eq!(gather.next(1, MIN_CROWD - 1), Next::Write);
-        assert_eq!(
-            gather.next(10, 160),
-            Next::Write,
-            "a sixteenth of them wait already"
-        );
-        assert_eq!(gather.next(9, 160), Next::Turn);
+        assert_eq!(gather.next(40, 160), Next::Write, "a fourth of them wait already");
+        assert_eq!(gather.next(39, 160), Next::Turn);
     }
 
     #[test]
     fn pauses_that_bring_nothing_become_rare() {
         let mut gather = Gather::default();
         let pauses = (0..100_000)
-            .filter(|_| ask(&mut gather, 500, [2, 2, 2 + GOOD_GAIN - 1]).contains(&Next::Pause))
+            .filter(|_| ask(&mut gather, 500, [2, 2, 2 + GOOD_GAIN - 1]).len() == 3)
             .count();
         assert!((10..40).contains(&pauses), "{pauses}");
     }
@@ -214,7 +227,7 @@ mod tests {
     #[test]
     fn one_that_pays_ends_that() {
         let mut gather = Gather::default();
-        let mut tried = |gain: u64| {
+        let mut tried = |gain: usize| {
             let mut skipped = 0_u32;
             while ask(&mut gather, 500, [2, 2, 2 + gain]).len() < 3 {
                 skipped += 1;

@@ -31,7 +31,7 @@ use tokio::time::{Instant, Sleep};
 use crate::resp::{FrameKind, ReplyScan, ReplyScanner, encode};
 
 use super::flight::Flight;
-use super::gather::{Crowd, GATHER_TIME, Gather, Next};
+use super::gather::{Crowd, Gather, Next};
 use super::{Dial, DialError, Dialed, Target};
 
 /// Requests above this size travel on a lane of their session's own, so that nobody waits behind them.
@@ -610,12 +610,12 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
         if queue.out.is_empty() || self.unflushed || !self.flight.is_short() {
             return false;
         }
-        match self.gather.next(queue.batch, queue.crowd.size()) {
+        match self.gather.next(queue.slots.len(), queue.crowd.size()) {
             Next::Write => return false,
             Next::Turn => {}
-            Next::Pause => {
+            Next::Pause(pause) => {
                 self.report.paused();
-                std::thread::sleep(GATHER_TIME);
+                std::thread::sleep(pause);
             }
         }
         let mut turn = Box::pin(tokio::task::yield_now());
