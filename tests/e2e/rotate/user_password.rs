@@ -58,8 +58,14 @@ fn rotate_whole(keyward: &Keyward, old: &str) {
         .is(1, &["1 sessions at listener main", "is in use, so it stays"]);
     drop(before);
     keyward.wait_metric("keyward_password_sessions_open", &OLDER, 0.0);
-    rotate(keyward, &["user", "app", "--finish"])
-        .is(1, &["ago somebody logged in with it", "--unused-for is 1h"]);
+    rotate(keyward, &["user", "app", "--finish"]).is(
+        1,
+        &[
+            "ago somebody logged in with it",
+            "--unused-for is 1h",
+            "has not been unused for long enough, so it stays",
+        ],
+    );
     rotate(
         keyward,
         &["user", "app", "--finish", "--unused-for", "1ms", "--dry-run"],
