@@ -72,6 +72,13 @@ check() { # what, then the command
 }
 
 check "container images: hadolint" hadolint deploy/docker/Dockerfile deploy/docker/app/Dockerfile
+installs() {
+  # What is built already is used; the release profile is the Debian package's and the image's matter.
+  cargo install --quiet --locked --debug --force --path . --root "$tools/installed"
+  "$tools/installed/bin/keyward" --version
+}
+check "cargo install --path ." installs
+check "container image: what it promises and builds from" "$python" tests/deploy/image.py
 check "compose.yaml: the compose specification" check-jsonschema --builtin-schema vendor.compose-spec deploy/docker/compose.yaml
 check "compose.yaml: its programs" "$python" tests/deploy/compose.py "$keyward"
 check "systemd" bash tests/deploy/systemd.sh "$keyward"
