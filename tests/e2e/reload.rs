@@ -472,6 +472,25 @@ fn a_refused_reload_shows_the_ages_of_the_credentials_that_stay_in_force() {
 }
 
 #[test]
+fn a_reload_makes_no_password_of_the_environment_younger() {
+    let redis = Redis::start();
+    let keyward = Setup::environment(&[
+        ("REDIS_URL", &redis.unix_url()),
+        ("REDIS_PASSWORD", super::support::REDIS_PASSWORD),
+        ("KEYWARD_PASSWORD", APP_PASSWORD),
+    ])
+    .expect("KW0401")
+    .expect("configuration_warning")
+    .start();
+    let age = || keyward.metric("keyward_upstream_credential_changed_timestamp_seconds", &[]);
+    let before = age();
+    assert!(before > 0.0);
+    keyward.signal("HUP");
+    keyward.wait_event("reloaded");
+    assert_eq!(age(), before, "it cannot have changed");
+}
+
+#[test]
 fn an_acl_file_is_replaced_by_its_file() {
     let redis = Redis::start();
     let hash = |password: &str| {
