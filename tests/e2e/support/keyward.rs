@@ -376,7 +376,7 @@ impl Setup {
         let program = self
             .program
             .as_deref()
-            .unwrap_or(Path::new(env!("CARGO_BIN_EXE_keyward")));
+            .unwrap_or_else(|| Path::new(env!("CARGO_BIN_EXE_keyward")));
         let mut preparation = String::new();
         if let Some(limit) = self.open_files {
             preparation.push_str(&format!("ulimit -n {limit}; "));
