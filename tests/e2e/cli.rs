@@ -314,7 +314,7 @@ fn a_missing_file_says_from_where_its_path_counts() {
     let text = "[[upstream]]\nname = \"main\"\nurl = \"redis://localhost\"\npassword_file = \"/nowhere/redis\"\n\
                 [[listener]]\nname = \"main\"\naddress = \"127.0.0.1:0\"\n\
                 tls = { certificate_file = \"server.pem\", key_file = \"server.key\" }\nlogin = \"none\"\n";
-    std::fs::write(setup.config_file(), text).unwrap();
+    fs::write(setup.config_file(), text).unwrap();
     // The same whether the file itself is named by a relative path or by an absolute one.
     for named in ["keyward.toml", setup.config_file().to_str().unwrap()] {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_keyward"))
