@@ -333,13 +333,11 @@ impl Account {
                 )
             })?;
             if open > 0.0 {
-                return Ok(Some(Use {
-                    open: true,
-                    told: format!(
-                        "{open:.0} sessions at listener {} of the Keyward at {address} logged in with it",
-                        section.name
-                    ),
-                }));
+                let told = format!(
+                    "{open:.0} sessions at listener {} of the Keyward at {address} logged in with it",
+                    section.name
+                );
+                return Ok(Some(Use { open: true, told }));
             }
             if args.undo {
                 continue;
@@ -357,15 +355,13 @@ impl Account {
                 } else {
                     "is all that is known of its use: so long has the process run, or has the user had two passwords"
                 };
-                return Ok(Some(Use {
-                    open: false,
-                    told: format!(
-                        "at listener {} of the Keyward at {address}: {} {why} (--unused-for is {})",
-                        section.name,
-                        config::show_duration(seconds),
-                        config::show_duration(args.unused_for)
-                    ),
-                }));
+                let told = format!(
+                    "at listener {} of the Keyward at {address}: {} {why} (--unused-for is {})",
+                    section.name,
+                    config::show_duration(seconds),
+                    config::show_duration(args.unused_for)
+                );
+                return Ok(Some(Use { open: false, told }));
             }
         }
         Ok(None)
