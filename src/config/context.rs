@@ -37,7 +37,8 @@ impl Place {
         }
     }
 
-    fn in_file(&self) -> bool {
+    /// It stands in the configuration file, from whose directory relative paths count.
+    pub(super) fn in_file(&self) -> bool {
         matches!(self, Self::File(_) | Self::Secret(_))
     }
 }

@@ -31,11 +31,13 @@ pub(super) fn check(
         Err(error) => {
             let message = context.error(code::FILE, place, format!("cannot read the {what} {shown}"));
             let message = message.label(error.to_string());
-            if path.is_relative() {
-                message.help("a relative path counts from the directory that Keyward was started in");
-            } else if !matches!(place, Place::Environment(_)) {
-                message.help("a relative path in the file counts from the directory of the file");
-            }
+            message.help(match place.in_file() {
+                true => "put it there, or correct the path; a relative one counts from the directory of the configuration file",
+                false if path.is_relative() => {
+                    "put it there, or correct the path; a relative one counts from the directory that Keyward was started in"
+                }
+                false => "put it there, or correct the path",
+            });
             return false;
         }
     };

@@ -7,10 +7,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::Families;
 use super::labels::{ALARMING, COMMAND, ERROR_CODES, MOST_ALARMING_USERS, OTHER, PROXY_HEADER};
 use super::tally::{Tallies, Tally};
 use super::{AcceptErrorKind, CloseReason, Labels, LaneKind, Side, TlsVersion, UpstreamClosed};
+use super::{Families, ages};
 use crate::limits::{Cause, Reject};
 use crate::session::PinReason;
 
@@ -549,6 +549,11 @@ impl UpstreamMetrics {
             .copied()
             .unwrap_or(OTHER);
         self.error_replies.inc(code);
+    }
+
+    /// Replaces what is known of when the credentials in use were last changed, by users as above.
+    pub fn set_credentials<'a>(&self, all: impl IntoIterator<Item = (&'a str, f64)>) {
+        ages::set(&self.credential_changed, Some(&self.name), all);
     }
 
     /// Records when the credential in use was last changed, in Unix seconds; `user` as in [`UpstreamMetrics::auth_failed`].

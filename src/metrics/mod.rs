@@ -14,6 +14,7 @@
 //! **Cost.** Code that counts holds a handle ([`ListenerMetrics`], [`UpstreamMetrics`]) whose counters are ready:
 //! one relaxed atomic add each, no label look-up. Only rare events look labels up.
 
+mod ages;
 mod handles;
 mod labels;
 mod process;
@@ -287,15 +288,12 @@ impl Metrics {
         self.listener(listener).prepare_users(names);
     }
 
-    /// Records when a user's client password was last changed, in Unix seconds (a file's modification time, say).
-    /// Names that are not configured are ignored.
-    pub fn user_credential_changed(&self, user: &str, unix_seconds: f64) {
-        if self.users.load().contains(user) {
-            self.families
-                .user_credential_changed
-                .with_label_values(&[user])
-                .set(unix_seconds);
-        }
+    /// Replaces what is known of when users' client passwords were last changed, in Unix seconds (a file's modification
+    /// time, say). Names that are not configured are ignored.
+    pub fn set_user_credentials<'a>(&self, all: impl IntoIterator<Item = (&'a str, f64)>) {
+        let users = self.users.load();
+        let known = all.into_iter().filter(|(user, _)| users.contains(*user));
+        ages::set(&self.families.user_credential_changed, None, known);
     }
 
     /// Replaces what is known of the loaded certificates: role, configured name of the listener or upstream, and

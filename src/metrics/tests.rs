@@ -41,7 +41,7 @@ fn has(metrics: &Metrics, series: &str, expected: f64) {
 
 /// Counts something of each kind whose series are not there from the beginning.
 fn use_everything(metrics: &Metrics) {
-    metrics.user_credential_changed("app", 1e9);
+    metrics.set_user_credentials([("app", 1e9)]);
     metrics.upstream("main").credential_changed("", 1e9);
     metrics
         .upstream("main")
@@ -363,6 +363,29 @@ fn commands_are_counted_by_name_and_unknown_ones_together() {
 }
 
 #[test]
+fn ages_are_of_credentials_in_force_and_of_no_others() {
+    let metrics = metrics();
+    metrics.add_users("gateway", &["app", "late"]);
+    metrics.set_user_credentials([("app", 1e9), ("late", 2e9)]);
+    let (main, other) = (metrics.upstream("main"), metrics.upstream("other"));
+    main.set_credentials([("", 1e9), ("app", 2e9)]);
+    other.set_credentials([("", 3e9)]);
+    metrics.set_user_credentials([("late", 4e9)]);
+    main.set_credentials([("", 5e9)]);
+    let user = |name| format!("keyward_user_credential_changed_timestamp_seconds{{user=\"{name}\"}}");
+    let login = |upstream, user| {
+        format!(
+            "keyward_upstream_credential_changed_timestamp_seconds{{upstream=\"{upstream}\",user=\"{user}\"}}"
+        )
+    };
+    assert_eq!(value(&metrics, &user("app")), None, "the user is gone");
+    has(&metrics, &user("late"), 4e9);
+    assert_eq!(value(&metrics, &login("main", "app")), None);
+    has(&metrics, &login("main", ""), 5e9);
+    has(&metrics, &login("other", ""), 3e9);
+}
+
+#[test]
 fn no_label_ever_holds_what_a_peer_sent() {
     let metrics = metrics();
     let listener = metrics.listener("gateway");
@@ -372,7 +395,7 @@ fn no_label_ever_holds_what_a_peer_sent() {
         listener.auth_failed(Some(&name), "unknown_user");
         listener.denied(&name, None, "command");
         listener.observed(&name, "_other", "command");
-        metrics.user_credential_changed(&name, 1.0);
+        metrics.set_user_credentials([(name.as_str(), 1.0)]);
         metrics.upstream("main").error_reply(name.as_bytes());
     }
     let text = metrics.render();

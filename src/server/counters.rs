@@ -1,7 +1,6 @@
 //! Connects what an upstream reports to the metrics and the audit log.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::audit::Audit;
@@ -13,15 +12,6 @@ struct UpstreamCounters {
     name: String,
     metrics: Arc<UpstreamMetrics>,
     audit: Arc<Audit>,
-    /// Logins whose credential has been read for the first time: what comes after is a change.
-    known: Mutex<BTreeSet<String>>,
-}
-
-impl UpstreamCounters {
-    fn is_known(&self, user: &str) -> bool {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        !known.insert(user.to_owned())
-    }
 }
 
 impl Counters for UpstreamCounters {
@@ -45,9 +35,7 @@ impl Counters for UpstreamCounters {
     fn credential_changed(&self, user: &str, at: SystemTime) {
         let age = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.metrics.credential_changed(user, age.as_secs_f64());
-        if self.is_known(user) {
-            self.audit.upstream_credential_changed(&self.name);
-        }
+        self.audit.upstream_credential_changed(&self.name);
     }
 
     fn waiting(&self) -> OpenGuard {
@@ -79,7 +67,6 @@ pub(super) fn of<'a>(
             name: name.to_owned(),
             metrics: metrics.upstream(name),
             audit: Arc::clone(audit),
-            known: Mutex::default(),
         })
     }
 }

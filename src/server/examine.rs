@@ -50,8 +50,9 @@ impl Examination {
     pub fn new(sources: &Sources) -> Result<Self, Vec<Diagnostic>> {
         let loaded = prepare::load(sources)?;
         let environment = |name: &str| sources.env.get(name).cloned();
-        let Built { listeners, upstreams } =
-            prepare::build(&loaded.config, &environment, &|_| Arc::new(NoCounters))?;
+        let Built {
+            listeners, upstreams, ..
+        } = prepare::build(&loaded.config, &environment, &|_| Arc::new(NoCounters))?;
         let upstreams = upstreams
             .into_iter()
             .enumerate()

@@ -171,6 +171,7 @@ impl Bound {
         let Built {
             listeners: prepared,
             upstreams,
+            passwords,
         } = prepare::build(&config, &environment, &counters::of(&metrics, &audit))
             .map_err(StartError::Configuration)?;
         let upstreams: Vec<_> = upstreams.into_iter().map(Arc::new).collect();
@@ -183,7 +184,7 @@ impl Bound {
             audit,
             metrics: Arc::clone(&metrics),
         });
-        reload::tell_metrics(&config, &prepared, &upstreams, &metrics);
+        reload::tell_metrics(&config, &prepared, &upstreams, &passwords, &metrics);
         let expiries = Expiries::new(&config, &prepared, &upstreams);
         let mut facts = status::facts(&config, &prepared, &upstreams, &sources);
         let mut sockets = Vec::new();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
@@ -65,6 +66,8 @@ pub(super) struct Built {
     pub(super) listeners: Vec<Prepared>,
     /// In the order of the upstreams.
     pub(super) upstreams: Vec<Upstream>,
+    /// Users with a password file, and when that was changed.
+    pub(super) passwords: Vec<(String, SystemTime)>,
 }
 
 /// Loads the configuration and tries out what it names, so that all faults of both kinds come in one list.
@@ -118,6 +121,8 @@ pub(super) fn build(
     counters: &dyn Fn(&str) -> Arc<dyn Counters>,
 ) -> Result<Built, Vec<Diagnostic>> {
     let mut faults = Vec::new();
+    // Before they are read: what comes between is never taken for a later file than it is.
+    let passwords = password_dates(config);
     let entries = entries(config, environment, &mut faults);
     let mut acl_files = BTreeMap::new();
     let mut listeners = Vec::new();
@@ -184,10 +189,24 @@ pub(super) fn build(
         }
     }
     if faults.is_empty() {
-        Ok(Built { listeners, upstreams })
+        Ok(Built {
+            listeners,
+            upstreams,
+            passwords,
+        })
     } else {
         Err(faults)
     }
+}
+
+/// When the password files of users were changed.
+fn password_dates(config: &Config) -> Vec<(String, SystemTime)> {
+    let dated = config.users.iter().filter_map(|user| {
+        let file = user.credential.as_ref()?.file()?;
+        let changed = std::fs::metadata(file).ok()?.modified().ok()?;
+        Some((user.name.clone(), changed))
+    });
+    dated.collect()
 }
 
 /// What shows who the users of a listener are besides passwords.

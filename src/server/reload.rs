@@ -1,6 +1,7 @@
 //! Reloading: build and check everything, then swap; on any fault keep the old and say why (idea 8, rules 11 and F-22).
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::audit::{Audit, CredentialChange};
 use crate::auth::Users;
@@ -129,6 +130,7 @@ impl Serving {
         let Built {
             listeners: prepared,
             upstreams,
+            passwords,
         } = prepare::build(&config, &environment, &counters::of(&metrics, &audit))?;
         let mut faults = Vec::new();
         for (index, (section, next)) in config.upstreams.iter().zip(&upstreams).enumerate() {
@@ -151,7 +153,7 @@ impl Serving {
                 audit.upstream_credential_changed(new.name());
             }
         }
-        tell_metrics(&config, &prepared, &upstreams, &metrics);
+        tell_metrics(&config, &prepared, &upstreams, &passwords, &metrics);
         let expiries = Expiries::new(&config, &prepared, &upstreams);
         let facts = status::facts(&config, &prepared, &upstreams, &bound.sources);
         let mut settings = Vec::new();
@@ -216,11 +218,12 @@ fn audit_credentials(audit: &Audit, listener: &str, before: &Users, after: &User
     }
 }
 
-/// Who may log in where, certificates' ends and passwords' ages.
+/// Who may log in where, certificates' ends and passwords' ages: of what is in force from now on.
 pub(super) fn tell_metrics(
     config: &Config,
     prepared: &[Prepared],
     upstreams: &[Arc<Upstream>],
+    passwords: &[(String, SystemTime)],
     metrics: &Metrics,
 ) {
     let mut certificates = Vec::new();
@@ -256,13 +259,18 @@ pub(super) fn tell_metrics(
             .map(|(role, name, end)| (*role, name.as_str(), *end)),
     );
     metrics.set_revocation_lists(lists);
-    for user in &config.users {
-        if let Some(config::CredentialSource::File(path)) = &user.credential
-            && let Ok(modified) = std::fs::metadata(path).and_then(|metadata| metadata.modified())
-        {
-            let age = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            metrics.user_credential_changed(&user.name, age.as_secs_f64());
-        }
+    let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    metrics.set_user_credentials(
+        passwords
+            .iter()
+            .map(|(user, changed)| (user.as_str(), seconds(*changed))),
+    );
+    for upstream in upstreams {
+        let credentials = upstream.credentials();
+        let credentials = credentials
+            .iter()
+            .map(|(user, changed)| (user.as_str(), seconds(*changed)));
+        metrics.upstream(upstream.name()).set_credentials(credentials);
     }
 }
 

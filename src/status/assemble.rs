@@ -209,6 +209,12 @@ fn users(facts: &Facts, live: &Live, reading: &Reading, ring: &Ring) -> Vec<User
     for (series, at) in reading.family(USER_CHANGED) {
         changed.insert(series.label("user"), seconds(at));
     }
+    // A user may have the same login at several upstreams.
+    let mut at_redis = BTreeMap::<&str, i64>::new();
+    for (series, at) in reading.family(UPSTREAM_CHANGED) {
+        let oldest = at_redis.entry(series.label("user")).or_insert(i64::MAX);
+        *oldest = seconds(at).min(*oldest);
+    }
     let mut users = BTreeMap::<&str, User>::new();
     for known in &facts.users {
         let name = known.name.as_str();
@@ -221,6 +227,7 @@ fn users(facts: &Facts, live: &Live, reading: &Reading, ring: &Ring) -> Vec<User
                 refused_logins,
                 refused_commands,
                 credential_changed: changed.get(name).copied(),
+                redis_credential_changed: at_redis.get(name).copied(),
                 ..User::default()
             }
         });

@@ -311,6 +311,8 @@ pub struct User {
     pub refused_commands: u64,
     /// When its password file was last changed; `null` if it has none.
     pub credential_changed: Option<i64>,
+    /// When the password of its own login at Redis was last changed (`upstream_password_file`); `null` if it has none.
+    pub redis_credential_changed: Option<i64>,
     /// False: it may not log in.
     pub enabled: bool,
     /// What its rules refuse is forwarded all the same.

@@ -704,7 +704,17 @@ fn users_are_told_once_with_everything_about_them() {
         &[("user", "app")],
         real(UNIX - DAY),
     );
+    for (upstream, age) in [("main", 2 * DAY), ("other", 3 * DAY)] {
+        world.add(
+            "keyward_upstream_credential_changed_timestamp_seconds",
+            &[("upstream", upstream), ("user", "app")],
+            real(UNIX - age),
+        );
+    }
     let status = world.look();
+    for text in [html::page(&status, true), text::lines(&status, false)] {
+        assert!(text.contains("at Redis 3 d"), "{text}");
+    }
     assert_eq!(status.users.len(), 2);
     assert_eq!(
         status.users[0],
@@ -715,6 +725,7 @@ fn users_are_told_once_with_everything_about_them() {
             refused_logins: 3,
             refused_commands: 2,
             credential_changed: Some(UNIX - DAY),
+            redis_credential_changed: Some(UNIX - 3 * DAY),
             enabled: true,
             ..User::default()
         }

@@ -245,7 +245,14 @@ impl Lines {
                     number(known.connections),
                     number(known.refused_logins),
                     number(known.refused_commands),
-                    age(known.credential_changed),
+                    match known.redis_credential_changed {
+                        Some(_) => format!(
+                            "{}, at Redis {}",
+                            age(known.credential_changed),
+                            age(known.redis_credential_changed)
+                        ),
+                        None => age(known.credential_changed),
+                    },
                 ]
             })
             .collect();

@@ -1,6 +1,5 @@
 //! The credential that we log in to Redis with: one or two passwords, read again when they change (A-6, F-16).
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
@@ -30,7 +29,7 @@ impl CredentialStore {
         source: &CredentialSource,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, CredentialError> {
-        let passwords = Passwords::new(source.read(environment)?, source.file());
+        let passwords = Passwords::read(source, environment)?;
         Ok(Self {
             source: source.clone(),
             current: ArcSwap::from_pointee(passwords),
@@ -49,13 +48,9 @@ impl CredentialStore {
         };
         let (source, path) = (self.source.clone(), file.to_owned());
         // Secrets may lie on a network file system; the worker must not wait for it.
-        let reading = tokio::task::spawn_blocking(move || {
-            source
-                .read(&|_| None)
-                .map(|credential| Passwords::new(credential, Some(&path)))
-        });
+        let reading = tokio::task::spawn_blocking(move || Passwords::read(&source, &|_| None));
         let passwords = reading.await.map_err(|error| CredentialError::Io {
-            path: file.to_owned(),
+            path,
             source: std::io::Error::other(error),
         })??;
         if self.current.load().credential == passwords.credential {
@@ -67,12 +62,16 @@ impl CredentialStore {
 
     /// Takes what another has read from the same source; `true` if there is something else in it.
     pub(super) fn adopt(&self, other: &Self) -> bool {
-        let read = other.current();
-        if self.current.load().credential == read.credential {
-            return false;
+        let (present, read) = (self.current(), other.current());
+        if present.credential != read.credential {
+            self.current.store(read);
+            return true;
         }
-        self.current.store(read);
-        true
+        // A file that was written again has another date, by which `keyward rotate` sees that it was read.
+        if self.source.file().is_some() && present.changed != read.changed {
+            self.current.store(Arc::new(present.dated(read.changed)));
+        }
+        false
     }
 
     /// Whether both read from the same place.
@@ -104,13 +103,27 @@ impl CredentialStore {
 
 impl Passwords {
     /// A secret from a file is as old as the file, one from the environment as old as this moment.
-    fn new(credential: Credential, file: Option<&Path>) -> Self {
-        let changed = file
+    fn read(
+        source: &CredentialSource,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, CredentialError> {
+        // Before it is read: what comes between is never taken for a later file than it is.
+        let changed = source
+            .file()
             .and_then(|path| std::fs::metadata(path).ok()?.modified().ok())
             .unwrap_or_else(SystemTime::now);
-        Self {
-            credential,
+        Ok(Self {
+            credential: source.read(environment)?,
             preferred: AtomicUsize::new(0),
+            changed,
+        })
+    }
+
+    /// The same passwords in a file of another date.
+    fn dated(&self, changed: SystemTime) -> Self {
+        Self {
+            credential: self.credential.clone(),
+            preferred: AtomicUsize::new(self.preferred.load(Ordering::Relaxed)),
             changed,
         }
     }

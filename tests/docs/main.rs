@@ -91,6 +91,8 @@ fn the_gateway_examples_load() {
         fs::write(&file, placed(text, dir.path())).unwrap();
         let sources = Sources {
             file: Some(file),
+            // What a shell allows where nobody has raised it.
+            descriptor_limit: Some(1_024),
             ..Sources::default()
         };
         let config = loads(&sources, what).config;

@@ -85,7 +85,7 @@ fn registry() -> std::sync::Arc<Metrics> {
         metrics.listener(listener).denied("app", None, reason.label());
         metrics.listener(listener).observed("app", "get", reason.label());
     }
-    metrics.user_credential_changed("app", 1e9);
+    metrics.set_user_credentials([("app", 1e9)]);
     metrics.upstream(upstream).credential_changed("", 1e9);
     metrics.upstream(upstream).overprivileged(&[("flushall", true)]);
     let roles = CertificateRole::ALL

@@ -309,6 +309,43 @@ fn run_and_check_say_the_same() {
 }
 
 #[test]
+fn a_missing_file_says_from_where_its_path_counts() {
+    let setup = Setup::empty();
+    let text = "[[upstream]]\nname = \"main\"\nurl = \"redis://localhost\"\npassword_file = \"/nowhere/redis\"\n\
+                [[listener]]\nname = \"main\"\naddress = \"127.0.0.1:0\"\n\
+                tls = { certificate_file = \"server.pem\", key_file = \"server.key\" }\nlogin = \"none\"\n";
+    fs::write(setup.config_file(), text).unwrap();
+    // The same whether the file itself is named by a relative path or by an absolute one.
+    for named in ["keyward.toml", setup.config_file().to_str().unwrap()] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_keyward"))
+            .args(["check", "--config", named])
+            .env_clear()
+            .current_dir(setup.dir())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert_eq!(
+            said.matches("counts from the directory of the configuration file")
+                .count(),
+            3,
+            "{said}"
+        );
+        assert!(!said.contains("was started in"), "{said}");
+    }
+    let env = [
+        ("REDIS_URL", "redis://localhost"),
+        ("REDIS_PASSWORD_FILE", "secret"),
+    ];
+    let (code, _, said) = command_line(&["check"], &env, "");
+    assert_eq!(code, 78, "{said}");
+    assert!(
+        said.contains("counts from the directory that Keyward was started in"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_certificate_of_the_environment_is_named_by_its_variable() {
     let setup = Setup::empty();
     let certificate = setup.write("broken.pem", "no certificate\n");

@@ -577,6 +577,47 @@ fn a_port_that_somebody_else_has() {
 }
 
 #[test]
+fn a_keyward_by_another_name_is_no_stranger() {
+    let redis = Redis::start_tcp();
+    let setup = Setup::to_url(&redis.tcp_url());
+    // A file of its own, so that only what answers at the admin address tells.
+    let program = setup.dir().join("frontdoor");
+    fs::copy(env!("CARGO_BIN_EXE_keyward"), &program).unwrap();
+    let keyward = setup.program(&program).start();
+    keyward.wait_metric("keyward_upstream_up", &[], 1.0);
+    let comm = fs::read_to_string(format!("/proc/{}/comm", keyward.pid())).unwrap();
+    assert_eq!(comm.trim(), "frontdoor");
+    let diagnosis = of_running(&keyward);
+    diagnosis.fails_only(&[]);
+    let ours = format!("Keyward listens there (process {})", keyward.pid());
+    let ports = diagnosis.all("port");
+    assert_eq!(ports.len(), 2);
+    for port in ports {
+        assert!(port["message"].as_str().unwrap().contains(&ours), "{port}");
+    }
+}
+
+#[test]
+fn a_socket_that_the_service_manager_keeps_besides_is_ours() {
+    let redis = Redis::start_tcp();
+    // This process plays the service manager, and has the socket as long as Keyward has it.
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let keyward = Setup::to_url(&redis.tcp_url())
+        .listener(&format!("address = \"{address}\""))
+        .inherit(
+            socket.try_clone().unwrap(),
+            "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=main",
+        )
+        .start();
+    keyward.wait_metric("keyward_upstream_up", &[], 1.0);
+    let diagnosis = of_running(&keyward);
+    diagnosis.fails_only(&[]);
+    let ours = format!("{address}: Keyward listens there (process {})", keyward.pid());
+    diagnosis.expect("port", "ok", &ours, "");
+}
+
+#[test]
 fn unix_sockets_of_the_running_keyward_and_of_nobody() {
     let redis = Redis::start();
     let setup = Setup::new(&redis).control_socket();

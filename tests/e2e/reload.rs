@@ -433,6 +433,64 @@ fn the_credential_for_redis_is_replaced_by_its_file() {
 }
 
 #[test]
+fn a_refused_reload_shows_the_ages_of_the_credentials_that_stay_in_force() {
+    const AGES: [&str; 2] = [
+        "keyward_upstream_credential_changed_timestamp_seconds",
+        "keyward_user_credential_changed_timestamp_seconds",
+    ];
+    let redis = Redis::start();
+    let mut keyward = Setup::new(&redis)
+        .server("watch_interval = \"50ms\"")
+        .expect("reload_failed")
+        .start();
+    let ages = |keyward: &Keyward| {
+        let app: &[(&str, &str)] = &[("user", "app")];
+        [
+            keyward.metric(AGES[0], &[("upstream", "main")]),
+            keyward.metric(AGES[1], app),
+        ]
+    };
+    let before = ages(&keyward);
+    // One good change and one bad: neither is taken.
+    let second = format!("{}\n{APP_PASSWORD_2}\n", super::support::REDIS_PASSWORD);
+    keyward.setup().write("main.redis", &second);
+    keyward.setup().write("app.secret", "\n");
+    keyward.wait_event("reload_failed");
+    assert_eq!(ages(&keyward), before, "of what is in force");
+    let again = format!("{APP_PASSWORD}\n{APP_PASSWORD_2}\n");
+    keyward.setup().write("app.secret", &again);
+    keyward.wait_event_where("reloaded", |line| line["cause"] == "files");
+    let after = ages(&keyward);
+    assert!(
+        after[0] > before[0] && after[1] > before[1],
+        "{before:?} {after:?}"
+    );
+    // Whoever is gone has no age that an alert could be about.
+    keyward.change(|setup| setup.without_user("app"));
+    keyward.reload();
+    assert_eq!(keyward.find_metric(AGES[1], &[("user", "app")]), None);
+}
+
+#[test]
+fn a_reload_makes_no_password_of_the_environment_younger() {
+    let redis = Redis::start();
+    let keyward = Setup::environment(&[
+        ("REDIS_URL", &redis.unix_url()),
+        ("REDIS_PASSWORD", super::support::REDIS_PASSWORD),
+        ("KEYWARD_PASSWORD", APP_PASSWORD),
+    ])
+    .expect("KW0401")
+    .expect("configuration_warning")
+    .start();
+    let age = || keyward.metric("keyward_upstream_credential_changed_timestamp_seconds", &[]);
+    let before = age();
+    assert!(before > 0.0);
+    keyward.signal("HUP");
+    keyward.wait_event("reloaded");
+    assert_eq!(age(), before, "it cannot have changed");
+}
+
+#[test]
 fn an_acl_file_is_replaced_by_its_file() {
     let redis = Redis::start();
     let hash = |password: &str| {

@@ -36,7 +36,8 @@ fn login(facts: &UpstreamFacts) -> Finding {
         }
         Some(Ok(Welcome::LetIn(rights))) => rights,
     };
-    let remedy = "`ACL SETUSER default off` in Redis once Keyward has a user of its own (`keyward acl upstream`), or requirepass";
+    let remedy = "`ACL SETUSER default off` in Redis once Keyward (`keyward acl upstream`) and an administrator have users of their own, \
+                  or requirepass";
     if !rights.reads && !rights.writes && !rights.empties {
         return Finding::warn(
             check,
@@ -95,7 +96,7 @@ fn default_user(facts: &UpstreamFacts) -> Finding {
             check,
             subject,
             "the user `default` is on and has no password",
-            "`ACL SETUSER default off`, in Redis's ACL file too",
+            "`ACL SETUSER default off` once an administrator has another user, in Redis's ACL file too",
         );
     }
     match &facts.own.server.default_user {
@@ -110,7 +111,7 @@ fn default_user(facts: &UpstreamFacts) -> Finding {
             check,
             subject,
             "the user `default` is on: whoever has its password goes around Keyward",
-            "`ACL SETUSER default off` when no application needs it any more, in Redis's ACL file too",
+            "`ACL SETUSER default off` when no application and no administrator needs it any more, in Redis's ACL file too",
         ),
         Some(_) => Finding::ok(check, subject, "the user `default` is off"),
     }

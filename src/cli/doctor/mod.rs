@@ -208,7 +208,7 @@ async fn ports(desk: &mut Desk, config: &Config, admin: &AdminFacts) {
     let admin_state = address.map(probe::admin_port);
     let running = match (&admin_state, admin.is_keyward()) {
         (None, _) => Running::Unknown,
-        (Some(PortState::Taken(holder)), true) => Running::Yes(holder.as_ref().map(|holder| holder.pid)),
+        (Some(PortState::Taken(holders)), true) => Running::Yes(holders.first().map(|holder| holder.pid)),
         _ => Running::No,
     };
     let mut found = Vec::new();

@@ -20,8 +20,9 @@ pub(super) struct PortFacts {
 pub(super) enum PortState {
     /// It was bound for a moment.
     Free,
-    /// Somebody listens there; who, if this user may see it.
-    Taken(Option<Holder>),
+    /// Somebody listens there: everybody who has the socket, as far as this user may see them. A service manager that opened
+    /// it keeps it besides.
+    Taken(Vec<Holder>),
     /// It cannot be listened on, with the reason.
     Unusable(String),
 }
@@ -31,6 +32,8 @@ pub(super) enum PortState {
 pub(super) struct Holder {
     pub(super) pid: u32,
     pub(super) name: String,
+    /// It is called as we are, or it is the same file.
+    pub(super) is_keyward: bool,
 }
 
 /// The Keyward that runs with this configuration, as far as its admin listener tells.
@@ -65,35 +68,60 @@ pub(super) fn port(facts: &PortFacts, running: Running) -> Finding {
             problem.clone(),
             "change the address, or what stands in its way",
         ),
-        PortState::Taken(Some(holder)) if holder.name == PROGRAM => {
-            let Holder { pid, .. } = holder;
-            match running {
-                Running::Yes(Some(own)) if own != *pid => another(subject, address, *pid),
-                Running::No => another(subject, address, *pid),
-                _ => Finding::ok(
-                    Check::Port,
-                    subject,
-                    format!("{address}: Keyward listens there (process {pid})"),
-                ),
-            }
-        }
-        PortState::Taken(Some(Holder { pid, name })) => Finding::fail(
-            Check::Port,
+        PortState::Taken(holders) => taken(facts, holders, running),
+    }
+}
+
+fn taken(facts: &PortFacts, holders: &[Holder], running: Running) -> Finding {
+    let PortFacts { subject, address, .. } = facts;
+    let check = Check::Port;
+    let ours = |process: String| {
+        Finding::ok(
+            check,
             subject,
-            format!("{address} is taken by {name} (process {pid})"),
-            format!("stop it, or choose another address for {subject}"),
-        ),
-        PortState::Taken(None) if matches!(running, Running::Yes(_)) && facts.announced => {
-            Finding::ok(Check::Port, subject, format!("{address}: Keyward listens there"))
-        }
-        PortState::Taken(None) => Finding::fail(
-            Check::Port,
+            format!("{address}: Keyward listens there{process}"),
+        )
+    };
+    // Whatever its program is called: its admin listener has answered.
+    let asked = holders
+        .iter()
+        .find(|holder| running == Running::Yes(Some(holder.pid)));
+    let named = || holders.iter().find(|holder| holder.is_keyward);
+    if let Some(Holder { pid, .. }) = asked.or_else(named) {
+        return match running {
+            Running::Yes(Some(own)) if own != *pid => another(subject, address, *pid),
+            Running::No => another(subject, address, *pid),
+            _ => ours(format!(" (process {pid})")),
+        };
+    }
+    let announced = matches!(running, Running::Yes(_)) && facts.announced;
+    match holders {
+        [] if announced => ours(String::new()),
+        [] => Finding::fail(
+            check,
             subject,
             format!("{address} is taken, by a process of another user"),
             format!(
                 "`ss -ltnp 'sport = :{}'` as root shows by whom; stop it, or choose another address",
                 address.rsplit(':').next().unwrap_or_default()
             ),
+        ),
+        // Of a unix socket the kernel tells who opened it, and nothing of whom it was given to.
+        [Holder { pid, name, .. }] if name == SERVICE_MANAGER && announced => {
+            ours(format!(", at a socket of {name} (process {pid})"))
+        }
+        [Holder { pid, name, .. }] if name == SERVICE_MANAGER => Finding::warn(
+            check,
+            subject,
+            format!("{address} is held by {name} (process {pid}), and Keyward does not listen there"),
+            "`systemctl list-sockets` shows for which service: keyward.socket starts Keyward with the first client; stop any other, \
+             or choose another address",
+        ),
+        [Holder { pid, name, .. }, ..] => Finding::fail(
+            check,
+            subject,
+            format!("{address} is taken by {name} (process {pid})"),
+            format!("stop it, or choose another address for {subject}"),
         ),
     }
 }
@@ -138,7 +166,9 @@ fn address(hexadecimal: &str) -> Option<IpAddr> {
 }
 
 /// Name of the program in `/proc/PID/comm`.
-const PROGRAM: &str = "keyward";
+pub(super) const PROGRAM: &str = "keyward";
+/// The same of who opens sockets for others.
+const SERVICE_MANAGER: &str = "systemd";
 /// `TCP_LISTEN` of the kernel.
 const LISTEN: &str = "0A";
 
@@ -157,16 +187,22 @@ mod tests {
         port(&facts, running)
     }
 
-    fn held(name: &str) -> PortState {
-        PortState::Taken(Some(Holder {
-            pid: 7,
+    fn holder(pid: u32, name: &str) -> Holder {
+        Holder {
+            pid,
             name: name.to_owned(),
-        }))
+            is_keyward: name == PROGRAM,
+        }
+    }
+
+    fn held(name: &str) -> PortState {
+        PortState::Taken(vec![holder(7, name)])
     }
 
     #[test]
     fn a_port_is_free_ours_or_somebody_elses() {
         use PortState::{Free, Taken, Unusable};
+        let activated = || Taken(vec![holder(1, SERVICE_MANAGER), holder(7, "keyward")]);
         for (state, running, announced, level) in [
             (Free, Running::No, false, Level::Ok),
             (Free, Running::Unknown, false, Level::Ok),
@@ -177,10 +213,20 @@ mod tests {
             (held("keyward"), Running::Unknown, false, Level::Ok),
             (held("keyward"), Running::Yes(Some(8)), true, Level::Fail),
             (held("keyward"), Running::No, false, Level::Fail),
+            // Under another name it is known by what answered at its admin address.
+            (held("frontdoor"), Running::Yes(Some(7)), true, Level::Ok),
+            (held("frontdoor"), Running::Yes(Some(8)), true, Level::Fail),
+            (held("frontdoor"), Running::No, false, Level::Fail),
             (held("redis-server"), Running::Yes(Some(8)), true, Level::Fail),
-            (Taken(None), Running::Yes(None), true, Level::Ok),
-            (Taken(None), Running::Yes(None), false, Level::Fail),
-            (Taken(None), Running::No, false, Level::Fail),
+            (activated(), Running::Yes(Some(7)), true, Level::Ok),
+            (activated(), Running::Unknown, false, Level::Ok),
+            (activated(), Running::No, false, Level::Fail),
+            (held(SERVICE_MANAGER), Running::Yes(Some(8)), true, Level::Ok),
+            (held(SERVICE_MANAGER), Running::Yes(Some(8)), false, Level::Warn),
+            (held(SERVICE_MANAGER), Running::No, false, Level::Warn),
+            (Taken(Vec::new()), Running::Yes(None), true, Level::Ok),
+            (Taken(Vec::new()), Running::Yes(None), false, Level::Fail),
+            (Taken(Vec::new()), Running::No, false, Level::Fail),
             (Unusable("no".to_owned()), Running::No, false, Level::Fail),
         ] {
             let found = look(state.clone(), running, announced);
@@ -188,6 +234,8 @@ mod tests {
         }
         let found = look(held("redis-server"), Running::No, false);
         assert!(found.message.contains("redis-server (process 7)"), "{found:?}");
+        let found = look(activated(), Running::Yes(Some(7)), true);
+        assert!(found.message.ends_with("(process 7)"), "{found:?}");
     }
 
     #[test]

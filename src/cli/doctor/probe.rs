@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +18,7 @@ use crate::upstream::{self, DialError, Visit};
 
 use super::super::healthcheck;
 use super::local::FileFacts;
-use super::ports::{Holder, PortState, listening};
+use super::ports::{Holder, PROGRAM, PortState, listening};
 use super::refusals::Account;
 use super::running::AdminFacts;
 use super::upstream::{UpstreamFacts, UserFacts};
@@ -68,7 +69,7 @@ pub(super) fn files(sources: &Sources, examined: &Examination) -> Vec<FileFacts>
 }
 
 fn mode(metadata: &fs::Metadata) -> u32 {
-    std::os::unix::fs::MetadataExt::mode(metadata)
+    metadata.mode()
 }
 
 fn secrets(config: &Config) -> Vec<PathBuf> {
@@ -93,7 +94,7 @@ pub(super) async fn listener(address: &ListenAddress) -> PortState {
     match address {
         ListenAddress::Tcp(tcp) => match net::Listener::bind(address) {
             Ok(_) => PortState::Free,
-            Err(error) if in_use(error.source.as_ref()) => PortState::Taken(holder(*tcp)),
+            Err(error) if in_use(error.source.as_ref()) => PortState::Taken(holders(*tcp)),
             Err(error) => PortState::Unusable(error.to_string()),
         },
         ListenAddress::Unix { path, mode, owner } => {
@@ -118,7 +119,7 @@ pub(super) async fn listener(address: &ListenAddress) -> PortState {
 pub(super) fn admin_port(address: SocketAddr) -> PortState {
     match std::net::TcpListener::bind(address) {
         Ok(_) => PortState::Free,
-        Err(error) if in_use(Some(&error)) => PortState::Taken(holder(address)),
+        Err(error) if in_use(Some(&error)) => PortState::Taken(holders(address)),
         Err(error) => PortState::Unusable(format!("cannot listen on {address}: {error}")),
     }
 }
@@ -134,10 +135,7 @@ pub(super) async fn knock(path: &Path) -> Result<(), PortState> {
         Ok(Ok(stream)) => {
             let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
             let pid = pid.and_then(|pid| u32::try_from(pid).ok());
-            Err(PortState::Taken(pid.map(|pid| Holder {
-                pid,
-                name: program(pid),
-            })))
+            Err(PortState::Taken(pid.map(process).into_iter().collect()))
         }
         // Nothing there, or the leftover of a process that ended.
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -147,14 +145,16 @@ pub(super) async fn knock(path: &Path) -> Result<(), PortState> {
                 _ => Err(PortState::Unusable(format!("{shown} exists and is no socket"))),
             }
         }
-        Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Err(PortState::Taken(None)),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(PortState::Taken(Vec::new()))
+        }
         Ok(Err(error)) => Err(PortState::Unusable(format!("{shown}: {error}"))),
-        Err(_) => Err(PortState::Taken(None)),
+        Err(_) => Err(PortState::Taken(Vec::new())),
     }
 }
 
-/// Who listens at an address, as far as this user may see it.
-fn holder(address: SocketAddr) -> Option<Holder> {
+/// Who has the socket that listens at an address, as far as this user may see it.
+fn holders(address: SocketAddr) -> Vec<Holder> {
     let begun = Instant::now();
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     let tables = tables.iter().filter_map(|table| fs::read_to_string(table).ok());
@@ -162,30 +162,39 @@ fn holder(address: SocketAddr) -> Option<Holder> {
         .flat_map(|table| listening(&table, address))
         .map(|inode| PathBuf::from(format!("socket:[{inode}]")))
         .collect();
-    for process in fs::read_dir("/proc").ok()?.flatten() {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         if begun.elapsed() > PATIENCE {
             break;
         }
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let Ok(files) = fs::read_dir(process.path().join("fd")) else {
+        let Ok(files) = fs::read_dir(entry.path().join("fd")) else {
             continue;
         };
         let mut links = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
         if links.any(|link| wanted.contains(&link)) {
-            return Some(Holder {
-                pid,
-                name: program(pid),
-            });
+            found.push(process(pid));
         }
     }
-    None
+    found
 }
 
-fn program(pid: u32) -> String {
+fn process(pid: u32) -> Holder {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    name.trim().to_owned()
+    let name = name.trim().to_owned();
+    // Through the link, so that a program is itself by whatever name; only for processes of this user.
+    let file = |process: &str| {
+        let found = fs::metadata(format!("/proc/{process}/exe")).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let is_this_file = file("self").is_some_and(|own| file(&pid.to_string()) == Some(own));
+    Holder {
+        pid,
+        is_keyward: name == PROGRAM || is_this_file,
+        name,
+    }
 }
 
 /// Everything about one upstream, into `facts`; each part has its own time limit.

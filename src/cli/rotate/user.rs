@@ -72,6 +72,13 @@ enum Store {
     Acl,
 }
 
+/// That a password is in use, or may be.
+struct Use {
+    /// Sessions are open that logged in with it.
+    open: bool,
+    told: String,
+}
+
 /// Rotates, finishes or takes back.
 pub(in super::super) fn rotate(args: &UserArgs) -> anyhow::Result<Exit> {
     let config = match config::load(&args.config.sources()) {
@@ -261,13 +268,17 @@ impl Account {
                     .pages()?
                     .iter()
                     .filter_map(|(address, page)| self.use_of(args, *address, page).transpose())
-                    .collect::<anyhow::Result<Vec<String>>>()?;
-                for text in &used {
-                    talk(text);
+                    .collect::<anyhow::Result<Vec<Use>>>()?;
+                for found in &used {
+                    talk(&found.told);
                 }
                 if !used.is_empty() && !args.force {
+                    let why = match used.iter().any(|found| found.open) {
+                        true => "is in use",
+                        false => "has not been unused for long enough",
+                    };
                     talk(&format!(
-                        "error: the {which} password of user {name} is in use, so it stays (--force takes it away, and its \
+                        "error: the {which} password of user {name} {why}, so it stays (--force takes it away, and its \
                          sessions end). The audit events older_password_used have the addresses"
                     ));
                     return Ok(Exit::Failed);
@@ -307,7 +318,7 @@ impl Account {
     }
 
     /// Who uses the password that is to go, if anybody does.
-    fn use_of(&self, args: &UserArgs, address: SocketAddr, page: &Page) -> anyhow::Result<Option<String>> {
+    fn use_of(&self, args: &UserArgs, address: SocketAddr, page: &Page) -> anyhow::Result<Option<Use>> {
         let (name, credential) = (self.name.as_str(), if args.undo { "current" } else { "older" });
         for section in &self.listeners {
             let at = [
@@ -322,10 +333,11 @@ impl Account {
                 )
             })?;
             if open > 0.0 {
-                return Ok(Some(format!(
+                let told = format!(
                     "{open:.0} sessions at listener {} of the Keyward at {address} logged in with it",
                     section.name
-                )));
+                );
+                return Ok(Some(Use { open: true, told }));
             }
             if args.undo {
                 continue;
@@ -343,12 +355,13 @@ impl Account {
                 } else {
                     "is all that is known of its use: so long has the process run, or has the user had two passwords"
                 };
-                return Ok(Some(format!(
+                let told = format!(
                     "at listener {} of the Keyward at {address}: {} {why} (--unused-for is {})",
                     section.name,
                     config::show_duration(seconds),
                     config::show_duration(args.unused_for)
-                )));
+                );
+                return Ok(Some(Use { open: false, told }));
             }
         }
         Ok(None)

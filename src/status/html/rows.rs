@@ -105,6 +105,10 @@ pub(super) fn account(known: &User, now: i64) -> Vec<Cell> {
         (true, true) => "rules only observed",
         (true, false) => "",
     };
+    let at_redis = known
+        .redis_credential_changed
+        .map(|at| format!("at Redis {}", age(at, now)))
+        .unwrap_or_default();
     let connections = known.connections_max.map_or_else(
         || Cell::number(number(known.connections)),
         |most| {
@@ -123,7 +127,8 @@ pub(super) fn account(known: &User, now: i64) -> Vec<Cell> {
         Cell::number(number(known.refused_commands)),
         known
             .credential_changed
-            .map_or_else(Cell::none, |at| Cell::number(age(at, now))),
+            .map_or_else(Cell::none, |at| Cell::number(age(at, now)))
+            .noted(at_redis),
     ]
 }
 

@@ -156,15 +156,22 @@ fn ten_rotations_under_traffic_with_tls_on_both_sides() {
             scope.spawn(move || stay(connect(), number, end, count));
         }
         scope.spawn(move || come_and_go(connect, 9, end, count));
-        for _ in 0..ROTATIONS {
+        for round in 0..ROTATIONS {
+            let before = count.load(Ordering::Relaxed);
             rotate(&keyward, &args).is(0, &["done: "]);
+            eventually("requests after the rotation", || {
+                (count.load(Ordering::Relaxed) > before + 20).then_some(())
+            });
+            eprintln!(
+                "rotation {round}: {} requests so far",
+                count.load(Ordering::Relaxed)
+            );
         }
         end.store(true, Ordering::Relaxed);
     });
-    eprintln!(
-        "TLS: {} requests, 0 failed, {ROTATIONS} rotations",
-        count.load(Ordering::Relaxed)
-    );
+    let count = count.load(Ordering::Relaxed);
+    eprintln!("TLS: {count} requests, 0 failed, {ROTATIONS} rotations");
+    assert!(count > 100, "there was traffic");
     assert!(
         redis_takes(&redis, "keyward", &lines(&keyward)[0])
             && !redis_takes(&redis, "keyward", REDIS_PASSWORD)

@@ -86,6 +86,25 @@ fn rotate_and_kill(keyward: &Keyward, args: &[&str], steps: usize) -> (Vec<Strin
     (said, alive)
 }
 
+/// Kills the command with SIGKILL as soon as it has printed a line on standard output; the line.
+fn rotate_and_kill_when_printed(keyward: &Keyward, args: &[&str]) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_keyward"))
+        .args(arguments(keyward, args))
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let _ = child.kill();
+    let _ = child.wait();
+    line
+}
+
 /// Files are looked at often, so that nobody waits for long.
 fn setup(redis: &Redis) -> Setup {
     Setup::new(redis).server("watch_interval = \"100ms\"")

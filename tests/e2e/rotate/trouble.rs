@@ -22,6 +22,7 @@ use super::is_rotated;
 use super::lines;
 use super::redis_takes;
 use super::rotate;
+use super::rotate_and_kill;
 use super::secret_file;
 use super::setup;
 
@@ -251,6 +252,50 @@ fn redis_may_go_in_the_middle_and_come_back_with_the_old_password() {
     });
     rotate(&keyward, &["upstream"]).is(0, &["did give user default"]);
     is_rotated(&keyward, &redis, "default", REDIS_PASSWORD);
+}
+
+#[test]
+fn killed_after_any_step_the_rotation_of_an_acl_user_is_finished_by_the_next_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users.acl");
+    let text = format!(
+        "user default on >{REDIS_PASSWORD} ~* &* +@all\nuser keyward on >{REDIS_PASSWORD_2} ~* &* +@all -@dangerous +info\n"
+    );
+    std::fs::write(&users, text).unwrap();
+    let redis = Redis::with_password()
+        .line(&format!("aclfile {}", users.display()))
+        .start();
+    let setup = setup(&redis).upstream("username = \"keyward\"");
+    setup.write("main.redis", &format!("{REDIS_PASSWORD_2}\n"));
+    let operator = setup.write("operator", &format!("{REDIS_PASSWORD}\n"));
+    let operator = operator.display().to_string();
+    let keyward = setup.start();
+    let args = ["upstream", "--as", "default", "--as-password-file", &operator];
+    let mut lasting = keyward.app();
+    for steps in 1..=7 {
+        let old = lines(&keyward)[0].clone();
+        let (said, alive) = rotate_and_kill(&keyward, &args, steps);
+        assert!(alive || steps == 7, "{said:?}");
+        for client in [&mut lasting, &mut keyward.app()] {
+            assert_eq!(client.call("SET a 1"), "+OK", "after {said:?}");
+        }
+        let finish: Vec<&str> = args.into_iter().chain(["--finish"]).collect();
+        rotate(&keyward, &finish).is(0, &[]);
+        let new = is_rotated(&keyward, &redis, "keyward", &old);
+        // What Redis would know after a restart.
+        let saved = std::fs::read_to_string(&users).unwrap();
+        let line = saved
+            .lines()
+            .find(|line| line.starts_with("user keyward "))
+            .unwrap();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, new.as_bytes());
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(
+            line.contains(&hex) && line.matches('#').count() == 1,
+            "after {said:?}: {line}"
+        );
+    }
+    assert_eq!(keyward.metric("keyward_upstream_auth_failures_total", &[]), 0.0);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use super::super::support::Keyward;
 use super::super::support::Redis;
 use super::super::support::eventually;
 use super::rotate;
+use super::rotate_and_kill;
+use super::rotate_and_kill_when_printed;
 use super::setup;
 
 const OLDER: [(&str, &str); 2] = [("user", "app"), ("credential", "older")];
@@ -56,8 +58,14 @@ fn rotate_whole(keyward: &Keyward, old: &str) {
         .is(1, &["1 sessions at listener main", "is in use, so it stays"]);
     drop(before);
     keyward.wait_metric("keyward_password_sessions_open", &OLDER, 0.0);
-    rotate(keyward, &["user", "app", "--finish"])
-        .is(1, &["ago somebody logged in with it", "--unused-for is 1h"]);
+    rotate(keyward, &["user", "app", "--finish"]).is(
+        1,
+        &[
+            "ago somebody logged in with it",
+            "--unused-for is 1h",
+            "has not been unused for long enough, so it stays",
+        ],
+    );
     rotate(
         keyward,
         &["user", "app", "--finish", "--unused-for", "1ms", "--dry-run"],
@@ -127,6 +135,47 @@ fn what_nobody_got_is_taken_back_and_what_is_used_is_not() {
         std::fs::read_to_string(&file).unwrap(),
         format!("{APP_PASSWORD}\n")
     );
+}
+
+/// A Keyward whose user `app` stands in a table with a password file, and one whose `app` stands in an ACL file.
+fn both_ways(redis: &Redis) -> [Keyward; 2] {
+    let in_acl_file = setup(redis).without_user("app");
+    let file = in_acl_file.write(
+        "users.acl",
+        &format!("user app on >{APP_PASSWORD} ~* &* +@all -@dangerous\n"),
+    );
+    [
+        setup(redis).start(),
+        in_acl_file.listener(&format!("users_file = {file:?}")).start(),
+    ]
+}
+
+#[test]
+fn killed_after_any_step_it_is_taken_back_or_finished_by_the_next_run() {
+    let redis = Redis::start();
+    for keyward in both_ways(&redis) {
+        // The URL reached nobody: of an ACL file it cannot be had again, so the way is back and anew.
+        rotate_and_kill(&keyward, &["user", "app"], 1);
+        assert!(can_log_in(&keyward, APP_PASSWORD));
+        rotate(&keyward, &["user", "app"]).is(1, &["a rotation is under way", "--undo"]);
+        rotate(&keyward, &["user", "app", "--undo"]).is(0, &["did take the new password"]);
+        assert!(can_log_in(&keyward, APP_PASSWORD));
+        rotate(&keyward, &["user", "app", "--undo"]).is(0, &["no rotation is under way"]);
+
+        // Whoever has read the URL has a password that is written already, and so good within a moment.
+        let url = rotate_and_kill_when_printed(&keyward, &["user", "app"]);
+        let new = password_of(&url, "redis://app:");
+        eventually("the new password", || can_log_in(&keyward, &new).then_some(()));
+        assert!(can_log_in(&keyward, APP_PASSWORD));
+
+        let finish = ["user", "app", "--finish", "--force"];
+        rotate_and_kill(&keyward, &finish, 1);
+        rotate(&keyward, &finish).is(0, &["no rotation is under way"]);
+        eventually("the end of the old password", || {
+            (!can_log_in(&keyward, APP_PASSWORD)).then_some(())
+        });
+        assert!(can_log_in(&keyward, &new));
+    }
 }
 
 #[test]

@@ -63,6 +63,7 @@ pub(crate) struct Setup {
     args: Vec<String>,
     /// A listening socket for the process, and what its `LISTEN_` variables are.
     inherited: Option<(OwnedFd, String)>,
+    program: Option<PathBuf>,
     /// Lines of libraries are in the log as well: they have no `event`.
     any_target: bool,
 }
@@ -135,6 +136,7 @@ impl Setup {
             open_files: None,
             args: Vec::new(),
             inherited: None,
+            program: None,
             any_target: false,
         }
     }
@@ -364,8 +366,17 @@ impl Setup {
         self
     }
 
+    /// Runs this file instead of the program that cargo has built.
+    pub(crate) fn program(mut self, file: &Path) -> Self {
+        self.program = Some(file.to_owned());
+        self
+    }
+
     fn command(&self) -> Command {
-        let program = env!("CARGO_BIN_EXE_keyward");
+        let program = self
+            .program
+            .as_deref()
+            .unwrap_or_else(|| Path::new(env!("CARGO_BIN_EXE_keyward")));
         let mut preparation = String::new();
         if let Some(limit) = self.open_files {
             preparation.push_str(&format!("ulimit -n {limit}; "));
@@ -377,7 +388,8 @@ impl Setup {
             Command::new(program)
         } else {
             let mut shell = Command::new("sh");
-            shell.args(["-c", &format!("{preparation}exec \"$0\" \"$@\""), program]);
+            shell.args(["-c", &format!("{preparation}exec \"$0\" \"$@\"")]);
+            shell.arg(program);
             shell
         };
         command.arg("run");
