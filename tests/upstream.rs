@@ -12,11 +12,13 @@
 mod support;
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
@@ -32,6 +34,7 @@ use support::redis::{Options, free_port};
 use support::{Action, Authority, Fake, PATIENCE, REDIS_PASSWORD, REDIS_PASSWORD_2, Redis, WRONG_PASSWORD};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 
 /// An upstream in the making.
 struct Plan {
@@ -1232,11 +1235,17 @@ impl LaneReport for Batches {
 
 /// A shared lane to this server, which is dialled when its task is polled.
 fn shared_lane(fake: &Fake, batches: &Batches) -> (Rc<SharedLane>, impl Future<Output = ()> + use<>) {
+    lane_to(&Plan::fake(fake).build(), batches)
+}
+
+fn lane_to(
+    upstream: &Arc<Upstream>,
+    batches: &Batches,
+) -> (Rc<SharedLane>, impl Future<Output = ()> + use<>) {
     let state = LaneState { db: 0, resp3: false };
-    let upstream = Plan::fake(fake).build();
-    let dialing = Arc::clone(&upstream);
+    let dialing = Arc::clone(upstream);
     let dial = Box::pin(async move { dialing.dial().await.map(Box::new) });
-    let target = Target::of(&upstream, None);
+    let target = Target::of(upstream, None);
     SharedLane::open(&target, state, dial, Rc::new(Worker), batches.clone())
 }
 
@@ -1314,6 +1323,54 @@ async fn requests_that_come_while_others_are_in_flight_to_a_near_redis_leave_in_
         () = &mut driver => panic!("the lane has ended"),
         () = until(|| one.outstanding() == 0 && other.outstanding() == 0) => {}
     }
+}
+
+#[tokio::test]
+async fn the_batches_of_a_crowd_wait_for_more_and_every_reply_finds_its_session() {
+    const SESSIONS: usize = 64;
+    let redis = Redis::start_tcp();
+    let upstream = Plan::tcp("127.0.0.1", redis.port())
+        .password(REDIS_PASSWORD)
+        .build();
+    let batches = Batches::default();
+    let (lane, driver) = lane_to(&upstream, &batches);
+    let tasks = tokio::task::LocalSet::new();
+    tasks.spawn_local(driver);
+    let end = Instant::now() + PATIENCE;
+    // All are busy, but few at a time.
+    let turns = Rc::new(Semaphore::new(8));
+    let mut sessions = Vec::new();
+    for session in 0..SESSIONS {
+        let (lane, batches, turns) = (Rc::clone(&lane), batches.clone(), Rc::clone(&turns));
+        sessions.push(tasks.spawn_local(async move {
+            let seat = Seat::new(&lane);
+            let mut number = 0;
+            // Pauses are made as soon as Redis is seen to be near, which on a busy machine may take a while.
+            while number < 50 || batches.1.get() == 0 && Instant::now() < end {
+                number += 1;
+                let _turn = turns.acquire().await.unwrap();
+                let word = format!("{session}:{number}");
+                let request = format!("*2\r\n$4\r\nECHO\r\n${}\r\n{word}\r\n", word.len());
+                seat.send(request.as_bytes(), 1);
+                poll_fn(|cx| {
+                    seat.register(cx);
+                    let over = seat.outstanding() == 0 || seat.end().is_some();
+                    if over { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+                let reply = seat.take_replies(|replies| replies.bytes.to_vec()).unwrap();
+                let expected = format!("${}\r\n{word}\r\n", word.len());
+                assert_eq!(String::from_utf8(reply).unwrap(), expected);
+            }
+        }));
+    }
+    let all = async {
+        for session in sessions {
+            session.await.unwrap();
+        }
+    };
+    tasks.run_until(all).await;
+    assert!(batches.1.get() > 0, "no batch has waited");
 }
 
 /// Ready when it holds; asks whenever everybody else has had a turn.
