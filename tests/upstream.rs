@@ -1203,7 +1203,10 @@ async fn the_log_has_one_line_for_each_change_of_state() {
 }
 
 /// What a worker lends its lanes.
-struct Worker;
+#[derive(Default)]
+struct Worker {
+    pauses: Cell<u64>,
+}
 
 impl Scratch for Worker {
     fn with_window<T>(&self, work: impl FnOnce(&mut [u8]) -> T) -> T {
@@ -1213,6 +1216,9 @@ impl Scratch for Worker {
         BytesMut::new()
     }
     fn give_buffer(&self, _: BytesMut) {}
+    fn pauses(&self) -> &Cell<u64> {
+        &self.pauses
+    }
 }
 
 /// Remembers how many requests left with each write, and how many writes waited for more.
@@ -1246,7 +1252,7 @@ fn lane_to(
     let dialing = Arc::clone(upstream);
     let dial = Box::pin(async move { dialing.dial().await.map(Box::new) });
     let target = Target::of(upstream, None);
-    SharedLane::open(&target, state, dial, Rc::new(Worker), batches.clone())
+    SharedLane::open(&target, state, dial, Rc::<Worker>::default(), batches.clone())
 }
 
 #[tokio::test]

@@ -77,6 +77,8 @@ pub(super) struct Worker {
     window: RefCell<Box<[u8]>>,
     /// Empty buffers for whoever has something to send.
     buffers: RefCell<Vec<BytesMut>>,
+    /// Pauses that were made for shared lanes.
+    pauses: Cell<u64>,
     /// Stamps count from here.
     epoch: Instant,
     controls: RefCell<HashMap<u64, Rc<Control>>>,
@@ -237,6 +239,7 @@ async fn work(
     let worker = Rc::new(Worker {
         window: RefCell::new(vec![0; WINDOW].into_boxed_slice()),
         buffers: RefCell::default(),
+        pauses: Cell::default(),
         epoch: Instant::now(),
         controls: RefCell::default(),
         next_id: Cell::new(0),
@@ -385,6 +388,10 @@ impl Scratch for Worker {
             .borrow_mut()
             .pop()
             .unwrap_or_else(|| BytesMut::with_capacity(FRESH_BUFFER))
+    }
+
+    fn pauses(&self) -> &Cell<u64> {
+        &self.pauses
     }
 
     /// Takes an empty buffer back.

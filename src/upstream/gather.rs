@@ -92,6 +92,8 @@ enum Step {
     Nothing,
     /// Those who had something to take, and perhaps to send, have had a turn: nobody waits for the pause but the batch.
     Turn,
+    /// All that is to be done.
+    Done,
     /// A pause was made when it held requests of so many sessions.
     Pause(usize),
 }
@@ -110,10 +112,15 @@ impl Gather {
                 self.step = Step::Pause(batch);
                 return Next::Pause(pause(crowd));
             }
-            Step::Nothing | Step::Turn => {}
+            Step::Nothing | Step::Turn | Step::Done => {}
             Step::Pause(before) => self.judge(batch.saturating_sub(before)),
         }
         Next::Write
+    }
+
+    /// The present batch leaves without a pause, or another one.
+    pub(super) fn give_up(&mut self) {
+        self.step = Step::Done;
     }
 
     fn judge(&mut self, gain: usize) {
@@ -190,6 +197,16 @@ mod tests {
                 [Next::Turn, pause, Next::Write]
             );
         }
+    }
+
+    #[test]
+    fn a_batch_that_is_given_up_leaves_and_the_next_waits_again() {
+        let mut gather = Gather::default();
+        gather.give_up();
+        assert_eq!(gather.next(3, 500), Next::Write);
+        assert_eq!(gather.next(3, 500), Next::Turn);
+        gather.give_up();
+        assert_eq!(gather.next(3, 500), Next::Write);
     }
 
     #[test]

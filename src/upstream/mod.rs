@@ -84,6 +84,8 @@ pub struct Upstream {
     pace: Pace,
     /// Another has taken its place at a reload.
     retired: AtomicBool,
+    /// HELLO 3 has been granted once.
+    speaks_resp3: AtomicBool,
     counters: Arc<dyn Counters>,
 }
 
@@ -209,6 +211,7 @@ impl Upstream {
             places: Places::new(section.pool.max_connections),
             pace: Pace::new(),
             retired: AtomicBool::new(false),
+            speaks_resp3: AtomicBool::new(false),
             counters,
         })
     }
@@ -472,6 +475,19 @@ impl Upstream {
         }
         tracing::warn!(event = "upstream_connections_exhausted", upstream = self.name(), %error,
             "a client was sent away because no connection to Redis became free");
+    }
+
+    /// Whether it is known to speak RESP3. Until it is, a client's HELLO 3 must be able to fail without harm to anybody.
+    pub fn speaks_resp3(&self) -> bool {
+        self.speaks_resp3.load(Ordering::Relaxed)
+    }
+
+    /// HELLO 3 has been granted.
+    pub fn has_spoken_resp3(&self) {
+        // Looked at first: a store would take the cache line from all others each time.
+        if !self.speaks_resp3() {
+            self.speaks_resp3.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether the last attempt to connect failed.

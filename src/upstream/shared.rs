@@ -78,6 +78,8 @@ pub trait Scratch {
     fn take_buffer(&self) -> BytesMut;
     /// Takes an empty buffer back.
     fn give_buffer(&self, buffer: BytesMut);
+    /// How many pauses the thread has made for its lanes: one serves all of them.
+    fn pauses(&self) -> &Cell<u64>;
 }
 
 /// What a lane reports; see `metrics`.
@@ -261,6 +263,7 @@ impl SharedLane {
             unflushed: false,
             flight: Flight::default(),
             gather: Gather::default(),
+            pauses: 0,
             turn: None,
             stall: Stall::default(),
             idle: Box::pin(tokio::time::sleep(IDLE_TIME)),
@@ -461,6 +464,8 @@ pub struct Driver<S, R> {
     unflushed: bool,
     flight: Flight,
     gather: Gather,
+    /// The thread's pauses that this lane knows of.
+    pauses: u64,
     /// A turn for everybody else, whose sockets are asked first.
     turn: Option<Pin<Box<dyn Future<Output = ()>>>>,
     stall: Stall,
@@ -607,14 +612,23 @@ impl<S: Scratch, R: LaneReport> Driver<S, R> {
             self.turn = None;
             self.lane.gathers.set(false);
         }
-        if queue.out.is_empty() || self.unflushed || !self.flight.is_short() {
+        let waits = !queue.out.is_empty() && queue.out.len() < FULL_BATCH;
+        if !waits || self.unflushed || !self.flight.is_short() {
             return false;
+        }
+        let pauses = self.scratch.pauses();
+        if pauses.get() != self.pauses {
+            // Another lane's pause has brought whatever was to be had.
+            self.pauses = pauses.get();
+            self.gather.give_up();
         }
         match self.gather.next(queue.slots.len(), queue.crowd.size()) {
             Next::Write => return false,
             Next::Turn => {}
             Next::Pause(pause) => {
                 self.report.paused();
+                self.pauses = self.pauses.wrapping_add(1);
+                pauses.set(self.pauses);
                 std::thread::sleep(pause);
             }
         }

@@ -55,6 +55,23 @@ fn answering(get: impl Fn() -> Action + Send + Sync + 'static) -> Fake {
 }
 
 #[test]
+fn a_redis_without_resp3_refuses_it_to_each_client_that_asks_and_harms_none() {
+    let fake = answering(|| Action::say("-ERR unknown command 'HELLO'\r\n"));
+    let keyward = against(&fake).start();
+    for _ in 0..3 {
+        let mut client = keyward.app();
+        for _ in 0..2 {
+            assert_eq!(client.call("HELLO 3"), "-ERR unknown command 'HELLO'");
+        }
+        assert_eq!(client.call("SELECT 0"), "+OK");
+    }
+    assert_eq!(
+        keyward.metric("keyward_desync_total", &[("upstream", "main")]),
+        0.0
+    );
+}
+
+#[test]
 fn an_upstream_that_is_down_at_start_is_waited_for() {
     let mut redis = Redis::start_tcp();
     redis.kill();

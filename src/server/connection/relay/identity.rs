@@ -59,9 +59,18 @@ impl Relay {
 
     /// HELLO on a lane that others share, so that a client that speaks RESP3 does not need one of its own to say so: thousands
     /// that connect at once would open as many. A lane that the session still has is known to be in its former state until
-    /// HELLO is answered there.
+    /// HELLO is answered there; and as long as nobody knows whether Redis speaks RESP3, HELLO may be refused, which a client
+    /// must be told.
     pub(super) fn greet(&mut self, turn: &Turn<'_, '_>, request: &[u8], effect: Effect) {
-        let expect = if self.lane.is_none() {
+        let asks_resp3 = matches!(
+            effect,
+            Effect::Hello {
+                resp3: Some(true),
+                ..
+            }
+        );
+        let certain = !asks_resp3 || self.client.target().upstream.speaks_resp3();
+        let expect = if self.lane.is_none() && certain {
             self.session.shares(effect);
             self.seat().send(request, 1);
             Expect::Reply(Effect::None)

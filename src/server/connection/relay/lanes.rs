@@ -112,6 +112,9 @@ impl Relay {
             return;
         }
         let (db, resp3) = self.session.lane_state();
+        if resp3 {
+            self.client.target().upstream.has_spoken_resp3();
+        }
         let reusable = self.session.release_lane();
         if let Some(mut lane) = self.lane.take()
             && lane.is_flushed()

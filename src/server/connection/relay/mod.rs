@@ -33,6 +33,9 @@ use super::super::worker::{Colleague, Worker};
 use super::alarms::{Alarm, Alarms};
 use super::client::Client;
 
+/// Windows of replies that are read before the client is.
+const READS_PER_TURN: usize = 4;
+
 /// Bytes that are worth a system call of their own to save them from being copied.
 const WRITE_THROUGH: usize = 16 * 1024;
 
@@ -328,8 +331,12 @@ impl Relay {
     fn drive(&mut self, turn: &mut Turn<'_, '_>, window: &mut [u8]) -> Result<(), Stop> {
         loop {
             let mut moved = self.pull_shared(turn)?;
-            while self.pull_replies(turn, window)? {
+            for _ in 0..READS_PER_TURN {
+                if !self.pull_replies(turn, window)? {
+                    break;
+                }
                 moved = true;
+                self.lane_is_dry = false;
             }
             let full = self.out.len() >= HIGH_WATER;
             let written = self.push_out(turn.cx)?;

@@ -25,10 +25,9 @@ impl Relay {
         self.penalty.is_none()
             && self.session.takes_requests()
             && self.out.len() < HIGH_WATER
-            && self
-                .lane
-                .as_ref()
-                .is_none_or(|lane| lane.has_room() && !(lane.is_retired() && self.session.may_move()))
+            && self.lane.as_ref().is_none_or(|lane| {
+                lane.has_room() && !(lane.is_retired() && self.body.is_none() && self.session.may_move())
+            })
             && self.seat.as_ref().is_none_or(Seat::takes_requests)
     }
 
@@ -66,7 +65,11 @@ impl Relay {
                 Poll::Ready(Ok(())) => buffer.filled().len(),
                 // Closing without close_notify is what many clients do; only in the middle of a request is it a loss (S-16).
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-                Poll::Ready(Err(_)) => return Err(Stop::silent(CloseReason::ClientReset)),
+                Poll::Ready(Err(_)) => {
+                    // What it sent before, Redis would have executed.
+                    let _ = self.push_lane(turn.cx);
+                    return Err(Stop::silent(CloseReason::ClientReset));
+                }
             };
             taken.any = true;
             if count == 0 {
