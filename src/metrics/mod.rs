@@ -416,7 +416,7 @@ impl Families {
             )?,
             upstream_gathers: make.counters(
                 "keyward_upstream_gathers_total",
-                "Times that requests on a shared connection waited, for a quarter of a millisecond at most, so that more would leave with them.",
+                "Times that requests on a shared connection waited, for about a quarter of a millisecond at most, so that more would leave with them.",
                 &["upstream"],
             )?,
             auth_attempts: make.counters(

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Every byte is read once into the worker's scratch window, scanned in place and copied once into the buffer of the
-//! other side. Both buffers are bounded: above the mark the side that feeds them is not read, so a slow client slows
+//! other side, or, if it is part of something big, written to it from there. Both buffers are bounded: above the mark the side that feeds them is not read, so a slow client slows
 //! Redis's replies down and not the other way round (F-27). An idle connection holds no buffer at all.
 
 mod identity;
